@@ -1,0 +1,74 @@
+"""What the user names: `MemoryBroker` and `Topic`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import trio
+
+from runtime.adapter import Features
+from runtime.broker import Broker
+from runtime.dial import Dialer
+from runtime.errors import ConfigurationError
+
+from .server import MemoryServer
+from .session import MemorySession
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic and the group that reads it.
+
+    Args:
+      name: the topic; it exists once it is named.
+      group: who shares the messages. Every group gets every message.
+      start: where a group that does not exist yet begins: at the oldest message kept, or with the next one.
+    """
+
+    name: str
+    group: str = "default"
+    start: Literal["beginning", "end"] = "beginning"
+
+    def __post_init__(self) -> None:
+        for field, value in {"name": self.name, "group": self.group}.items():
+            if not isinstance(value, str) or not value:
+                raise ConfigurationError(f"{field} of a Topic is {value!r}: give a name")
+        if self.start not in ("beginning", "end"):
+            raise ConfigurationError(f'start of topic {self.name!r} is {self.start!r}: give "beginning" or "end"')
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.group}"
+
+
+class MemoryBroker(Broker[Topic]):
+    """The embedded broker.
+
+    Args:
+      url: `memory://`, and nothing else.
+      server: the topics to use; its own by default. They outlive a run, as another broker's server would.
+      options: see `Broker`.
+    """
+
+    features: ClassVar[Features] = Features(ordering="process", lease="session")
+    schemes: ClassVar[tuple[str, ...]] = ("memory",)
+
+    def __init__(self, url: str = "memory://", *, server: MemoryServer | None = None, **options: Any) -> None:
+        super().__init__(url, **options)
+        if url != "memory://":
+            raise ConfigurationError(f"{url!r} is not a URL of the embedded broker: it has only memory://")
+        self.server = MemoryServer() if server is None else server
+
+    def source(self, spec: Topic | str) -> Topic:
+        if isinstance(spec, str):
+            return Topic(spec)
+        if not isinstance(spec, Topic):
+            raise ConfigurationError(f"{spec!r} is not a Topic: MemoryBroker reads a Topic, or a string that names one")
+        return spec
+
+    @asynccontextmanager
+    async def open_session(self, identity: str, dialer: Dialer) -> AsyncIterator[MemorySession]:
+        await trio.lowlevel.checkpoint()
+        yield MemorySession(self.server)

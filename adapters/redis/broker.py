@@ -1,0 +1,81 @@
+"""What the user holds: `RedisBroker`."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
+
+from runtime.adapter import Features
+from runtime.broker import Broker
+from runtime.dial import Dialer
+from runtime.errors import ConfigurationError
+
+from .connection import Address, open_connection
+from .session import RedisSession
+from .streams import Stream
+
+
+class RedisBroker(Broker[Stream]):
+    """A Redis server, 6.2 or later.
+
+    Args:
+      url: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`; `rediss://` for TLS.
+      group: the consumer group of streams that name none.
+      tls: for `rediss://`, in place of the system's certificate authorities.
+      options: see `Broker`.
+    """
+
+    features: ClassVar[Features] = Features(ordering="process", lease="broker")
+    schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss")
+
+    def __init__(self, url: str, *, group: str = "default", tls: ssl.SSLContext | None = None, **options: Any) -> None:
+        super().__init__(url, **options)
+        self.group = group
+        self._address = _parse(url, tls)
+        # Bounded: an application may publish to any number of names.
+        self._named = functools.lru_cache(maxsize=1024)(lambda name: Stream(name, group=group))
+
+    def source(self, spec: Stream | str) -> Stream:
+        if isinstance(spec, str):
+            return self._named(spec)
+        if not isinstance(spec, Stream):
+            raise ConfigurationError(
+                f"{spec!r} is not a Stream: RedisBroker reads a Stream, or a string that names one"
+            )
+        return spec if spec.group is not None else replace(spec, group=self.group)
+
+    @asynccontextmanager
+    async def open_session(self, identity: str, dialer: Dialer) -> AsyncIterator[RedisSession]:
+        limit = self.connect_limit
+        async with open_connection(self._address, dialer, limit, identity) as commands:
+            yield RedisSession(commands, self._address, identity, dialer, limit)
+
+
+def _parse(url: str, tls: ssl.SSLContext | None) -> Address:
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 6379
+    except ValueError as error:
+        raise ConfigurationError(f"the port in {parts._replace(netloc='…').geturl()!r} is no port: {error}") from None
+    if not parts.hostname:
+        raise ConfigurationError(f"{url!r} names no host: write it like redis://localhost:6379")
+    database = parts.path.strip("/") or "0"
+    if not database.isdecimal():
+        raise ConfigurationError(f"the database in a Redis URL is a number, not {database!r}: redis://HOST:PORT/0")
+    if parts.query or parts.fragment:
+        raise ConfigurationError(f"a Redis URL takes no {parts.query or parts.fragment!r}: options are arguments here")
+    if tls is not None and parts.scheme != "rediss":
+        raise ConfigurationError("tls was given for a redis:// URL: write rediss:// to use TLS")
+    return Address(
+        host=parts.hostname,
+        port=port,
+        database=int(database),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password is not None else None,
+        tls=(tls or ssl.create_default_context()) if parts.scheme == "rediss" else None,
+    )

@@ -1,0 +1,3 @@
+"""The command line: `runtime run` and its sisters."""
+
+from .main import main as main

@@ -1,0 +1,107 @@
+"""`runtime publish`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import trio
+
+from ..app import Runtime
+from ..broker import Broker
+from ..declarations import compose
+from ..errors import MessagingError, describe, leaves
+from ..outbox import Letter
+from ..signals import Signals
+from .loading import UsageError, broker_from_url
+
+#: How many may be sent and not confirmed.
+WINDOW = 512
+
+
+def publish(options: argparse.Namespace) -> int:
+    """Publish, in order, and say how many were confirmed."""
+    broker = broker_from_url(options.broker)
+    if options.broker.startswith("memory://"):
+        raise UsageError("memory:// lives inside one process, so nobody else would get the message: name a server")
+    with Signals() as signals:
+        progress = _Progress()
+        failure = trio.run(_publish, broker, options, signals, progress)
+    text = f"{progress.confirmed} message{'' if progress.confirmed == 1 else 's'} to {options.destination}"
+    if signals.received:
+        print(f"interrupted: published {text}")
+        return 128 + signals.received[0]
+    if failure is not None:
+        print(f"failed: published {text}; then: {failure}")
+        return 1
+    print(f"published {text}")
+    return 0
+
+
+class _Progress:
+    confirmed = 0
+
+
+async def _publish(
+    broker: Broker[Any], options: argparse.Namespace, signals: Signals, progress: _Progress
+) -> str | None:
+    """Why it failed, or None."""
+    failure: str | None = None
+    token = trio.lowlevel.current_trio_token()
+    with trio.CancelScope() as scope, signals.listening(lambda _: token.run_sync_soon(scope.cancel)):
+        try:
+            async with Runtime(broker, grace=0).open(), trio.open_nursery() as nursery:
+                send, receive = trio.open_memory_channel[Letter](WINDOW)
+                nursery.start_soon(_confirm, broker, receive, progress)
+                async with send:
+                    # The window is the channel: posting waits while it is full of letters without a confirm.
+                    async for body in _bodies(options.body):
+                        await send.send(_post(broker, options, body))
+        except* MessagingError as group:
+            failure = describe(next(iter(leaves(group))))
+    return failure
+
+
+def _post(broker: Broker[Any], options: argparse.Namespace, body: bytes) -> Letter:
+    outgoing = compose(
+        broker,
+        body,
+        options.destination,
+        key=options.key,
+        headers=dict(options.headers),
+        content_type=_content_type(body),
+    )
+    return broker.live().outbox.post(outgoing)
+
+
+async def _confirm(broker: Broker[Any], letters: trio.MemoryReceiveChannel[Letter], progress: _Progress) -> None:
+    outbox = broker.live().outbox
+    async for letter in letters:
+        await outbox.confirm(letter)
+        progress.confirmed += 1
+
+
+def _content_type(body: bytes) -> str:
+    try:
+        msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return "text/plain"
+    return "application/json"
+
+
+async def _bodies(argument: str) -> AsyncIterator[bytes]:
+    if argument != "-":
+        yield argument.encode(errors="surrogateescape")
+        return
+    rest = b""
+    # os.read and not sys.stdin: a thread abandoned inside a buffered reader keeps its lock and breaks Python's exit.
+    while chunk := await trio.to_thread.run_sync(os.read, 0, 1 << 16, abandon_on_cancel=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line:
+                yield line.rstrip(b"\r")
+    if rest:
+        yield rest

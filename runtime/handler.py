@@ -1,0 +1,112 @@
+"""From a user's function to something that can be called with a message: its signature, read and judged."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from .errors import ConfigurationError
+from .message import Message
+
+Function = Callable[..., Awaitable[object]]
+Call = Callable[[Any, Message], Awaitable[object]]
+
+#: What a handler may ask for beside its body: annotation → how to get it from the message.
+RESOLVERS: Final[dict[Any, Callable[[Message], object]]] = {Message: lambda message: message}
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Handler:
+    """A user's async function, and what its parameters ask for.
+
+    Made at registration, where all that can be known then is checked. An annotation that names something defined
+    further down the module is resolved by `annotations()`, at the latest when a run starts.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.name = _name(function)
+        self._parameters = _parameters(function, self.name)
+        try:
+            self.annotations()
+        except NameError:
+            pass  # a forward reference: `bind` asks again when the run starts
+
+    def annotations(self) -> dict[str, Any]:
+        """Each parameter's annotation, resolved. Raises NameError while one cannot be."""
+        inner = inspect.unwrap(self.function)
+        target = inner if inspect.isroutine(inner) or not callable(inner) else type(inner).__call__
+        hints = typing.get_type_hints(getattr(target, "func", target))
+        found = {p.name: hints.get(p.name, Any) for p in self._parameters}
+        self._check(found)
+        return found
+
+    def bind(self) -> tuple[Any, Call]:
+        """The body's annotation, and a function that calls the handler with (body, message)."""
+        try:
+            annotations = self.annotations()
+        except NameError as error:
+            raise ConfigurationError(f"handler {self.name}: {error}; its annotations must name real types") from None
+        function = self.function
+        body = next(name for name, annotation in annotations.items() if annotation not in RESOLVERS)
+        if len(self._parameters) == 1 and self._parameters[0].kind in _POSITIONAL:
+            return annotations[body], lambda value, _: function(value)
+        positional = [_resolver(p.name, body, annotations) for p in self._parameters if p.kind in _POSITIONAL]
+        keyword = {p.name: _resolver(p.name, body, annotations) for p in self._parameters if p.kind not in _POSITIONAL}
+
+        def call(value: Any, message: Message) -> Awaitable[object]:
+            return function(
+                *[resolve(value, message) for resolve in positional],
+                **{name: resolve(value, message) for name, resolve in keyword.items()},
+            )
+
+        return annotations[body], call
+
+    def _check(self, annotations: dict[str, Any]) -> None:
+        bodies = [name for name, annotation in annotations.items() if annotation not in RESOLVERS]
+        known = ", ".join(resolved.__name__ for resolved in RESOLVERS)
+        if not bodies:
+            raise ConfigurationError(
+                f"handler {self.name} has no parameter for the body: give it exactly one that is not a {known}"
+            )
+        if len(bodies) > 1:
+            raise ConfigurationError(
+                f"handler {self.name} has {len(bodies)} parameters for one body ({', '.join(bodies)}): keep one, and "
+                f"annotate every other as {known}"
+            )
+
+    def __repr__(self) -> str:
+        return f"<Handler {self.name}>"
+
+
+def _resolver(name: str, body: str, annotations: dict[str, Any]) -> Callable[[Any, Message], object]:
+    if name == body:
+        return lambda value, _: value
+    resolve = RESOLVERS[annotations[name]]
+    return lambda _, message: resolve(message)
+
+
+def _parameters(function: Function, name: str) -> tuple[inspect.Parameter, ...]:
+    if not callable(function):
+        raise ConfigurationError(f"{function!r} is not a function, so it cannot be a handler")
+    inner = inspect.unwrap(function)
+    inner = getattr(inner, "func", inner)  # functools.partial
+    if not (inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)):
+        raise ConfigurationError(
+            f"handler {name} is not an async function: write `async def`, and call blocking code "
+            "with `await trio.to_thread.run_sync(...)`"
+        )
+    parameters = tuple(inspect.signature(function).parameters.values())
+    for parameter in parameters:
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            raise ConfigurationError(f"handler {name} takes {parameter}: name its parameters, one of them for the body")
+    return parameters
+
+
+def _name(function: Function) -> str:
+    inner = inspect.unwrap(function) if callable(function) else function
+    inner = getattr(inner, "func", inner)
+    return f"{getattr(inner, '__module__', '?')}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
