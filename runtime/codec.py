@@ -70,7 +70,7 @@ def body_decoder(codec: Codec, annotation: Any) -> Decoder:
         return _as_is
     if annotation is str:
         return bytes.decode
-    return codec.decoder(annotation)
+    return codec.decoder(Any if annotation is object else annotation)
 
 
 def _as_is(body: bytes) -> bytes:

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common(log_level: str) -> argparse.ArgumentParser:
+def _common(log_level: str) -> _Parser:
     """The options that every command has."""
     common = _Parser(add_help=False)
     common.add_argument(

@@ -1,0 +1,18 @@
+"""Waiting for what has no event: a status, a server's own view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+
+async def until(
+    condition: Callable[[], object], *, within: float = 10, why: Callable[[], object] | None = None
+) -> None:
+    """Look again and again until `condition()` holds; fail after `within` seconds, saying `why()`."""
+    with trio.move_on_after(within):
+        while not condition():  # noqa: ASYNC110 - a status has no event to wait for
+            await trio.sleep(0.01)
+        return
+    raise AssertionError(f"not within {within} s{'' if why is None else f': {why()}'}")

@@ -1,0 +1,42 @@
+"""Fixtures of all tests: brokers, and a check that nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from .bench.leaks import Holdings
+from .bench.servers import RedisServer, redis_server
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Every test ends with the threads, sockets and files that it began with."""
+    before = Holdings.now()
+    yield
+    gc.collect()
+    after = Holdings.now()
+    assert after.threads <= before.threads, f"threads left over: {after.threads - before.threads}"
+    assert after.sockets <= before.sockets, f"{after.sockets - before.sockets} sockets left over"
+    assert after.files <= before.files, f"{after.files - before.files} files left over"
+
+
+@pytest.fixture
+async def redis_process(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    """A Redis of this test's own, running, to be stopped, killed and frozen at will."""
+    with redis_server(tmp_path) as server:
+        await server.start()
+        yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A broker that cannot be had fails the tests in CI, and is a loud skip elsewhere."""
+    if shutil.which("redis-server") is None and not os.environ.get("CI"):
+        for item in items:
+            if item.get_closest_marker("broker") is not None:
+                item.add_marker(pytest.mark.skip(reason="NO REDIS: redis-server is not on PATH; see ./scripts/test"))
