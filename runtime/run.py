@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import uuid
@@ -51,9 +52,9 @@ class Run:
             return
         logger.info("stopping: %s; handlers have %g s to finish", reason, self._drain.grace)
         assert self._drain.deadline is not None
-        # While the lifespan is still starting there are no handlers, and it is the lifespan that has the grace.
-        scope = self._scope if self._handlers is None else self._handlers.cancel_scope
-        scope.deadline = self._drain.deadline
+        if self._handlers is None:
+            # The lifespan is still starting, and it is what the grace is for; `_start` takes this back.
+            self._scope.deadline = self._drain.deadline
         self.intake.close()
         for live in self.brokers:
             for dispatch in live.dispatches:
@@ -111,10 +112,13 @@ class Run:
         async with open_services() as brokers:  # 4. Last, every connection closes.
             try:
                 async with trio.open_nursery() as handlers:  # 2. Then the handlers finish, within the grace.
-                    self._start(brokers, handlers)
-                    self._announce()
-                    task_status.started(self)
-                    await self.intake.closed()  # 1. First nothing new is taken.
+                    try:
+                        self._start(brokers, handlers)
+                        self._announce()
+                        task_status.started(self)
+                        await self.intake.closed()  # 1. First nothing new is taken,
+                    finally:
+                        await self._close_intake()  # not under a cancel either: no poller may outlive `handlers`.
                 graceful = True
             finally:
                 await self._flush(graceful)  # 3. Then every ack and publish is sent.
@@ -122,13 +126,12 @@ class Run:
     def _start(self, brokers: Services, handlers: trio.Nursery) -> None:
         """Start everything, inside out: what a poller feeds exists before it polls. Nothing here waits for a broker."""
         self._handlers = handlers
-        if self._drain.deadline is not None:
-            self._scope.deadline, handlers.cancel_scope.deadline = float("inf"), self._drain.deadline
+        self._scope.deadline = math.inf
         for live in self.brokers:
             for dispatch in live.dispatches:
                 dispatch.open(handlers)
             brokers.start_soon(live.run, self.identity, name=f"broker {live.name}")
-        brokers.start_soon(self._name_stragglers, name="drain watch")
+        brokers.start_soon(self._enforce_grace, handlers, name="drain watch")
         for task in self._tasks:
             handlers.start_soon(self._run_task, task, name=f"task {task.__qualname__}")
 
@@ -149,6 +152,11 @@ class Run:
         finally:
             self._running_tasks.remove(name)
 
+    async def _close_intake(self) -> None:
+        self.intake.close()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + TEARDOWN_FLUSH_LIMIT):
+            await self.intake.closed()
+
     async def _flush(self, graceful: bool) -> None:
         now = trio.current_time()
         deadline = self._drain.flush_deadline(now) if graceful else now + TEARDOWN_FLUSH_LIMIT
@@ -160,13 +168,14 @@ class Run:
         # What is left, closing the connections and the lifespan's own end, is bounded too.
         self._scope.deadline = max(deadline, trio.current_time()) + HARD_EXIT_AFTER
 
-    async def _name_stragglers(self) -> None:
-        """Say which handlers the grace was too short for, and then which do not even heed a cancel."""
+    async def _enforce_grace(self, handlers: trio.Nursery) -> None:
+        """Cancel the handlers for which the grace was too short, by name, and say which do not even heed that."""
         await self.intake.closing()
-        assert self._drain.deadline is not None
-        await trio.sleep_until(self._drain.deadline)
-        if names := self.unfinished():
-            logger.error("the grace of %g s is over; cancelling %s", self._drain.grace, ", ".join(names))
+        if self._drain.deadline is not None:  # else it is a tear-down, and they are cancelled already
+            await trio.sleep_until(self._drain.deadline)
+            if names := self.unfinished():
+                logger.error("the grace of %g s is over; cancelling %s", self._drain.grace, ", ".join(names))
+            handlers.cancel_scope.cancel()
         await trio.sleep(HARD_EXIT_AFTER / 2)
         if names := self.unfinished():
             logger.error("still running although cancelled: %s", ", ".join(names))

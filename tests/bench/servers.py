@@ -13,6 +13,8 @@ from pathlib import Path
 
 import redis
 import trio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 
 def free_port() -> int:
@@ -63,7 +65,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """Another program: redis-py, to look at the server from outside and to publish like a foreigner."""
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def _answers(self) -> bool:
         try:

@@ -1,0 +1,1 @@
+"""Faults against real brokers. Every test proves that its fault happened."""
