@@ -61,6 +61,11 @@ Held = Mapping[Hashable, Delivery]
 class Receiver(Protocol):
     """An open source."""
 
+    @property
+    def lag(self) -> int | None:
+        """How many messages wait on the broker that nobody in the group has received; None when it is not known."""
+        ...
+
     async def receive(self, most: int) -> Sequence[Delivery]:
         """Wait until there is at least one message, and take between 1 and `most`.
 
@@ -79,9 +84,12 @@ class Session(Protocol):
     """One connected stay with a broker."""
 
     def open_source(
-        self, source: Any, held: Held, on_lost: Callable[[Delivery], None]
+        self, source: Any, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
     ) -> AbstractAsyncContextManager[Receiver]:
         """Open what a subscription reads from; create what is missing.
+
+        `again` says that this run had it open before. A source that starts at the end then starts at the beginning if
+        it has to be created: it vanished, and whatever is in it now is new.
 
         While it is open the adapter keeps the leases of `held` alive, and calls `on_lost` for each that it finds gone.
         A cancel while it opens leaves nothing behind. Closing it, also under a cancel, takes at most half a second,
@@ -100,7 +108,8 @@ class Session(Protocol):
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Exception | None]:
         """Send the batch and wait for the broker's confirms; one result per item, None for confirmed.
 
-        An item's own error is `Rejected`, `Unroutable` or `OutcomeUnknown`. Raises `SessionLost` for all of it, with
+        An item's own error is `Rejected`, `Unroutable`, `OutcomeUnknown`, or `BrokerUnavailable` when the broker takes
+        no messages at all for now (it is out of memory, say). Raises `SessionLost` for all of it, with
         ``sent=False`` if nothing of it can have reached the broker.
         """
         ...

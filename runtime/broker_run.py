@@ -88,6 +88,7 @@ class BrokerRun:
             sessions=link.sessions,
             attempts=link.attempts,
             publishing=len(self.outbox),
+            publish_error=self.outbox.trouble,
             subscriptions=tuple(map(_subscription_status, self.subscriptions)),
         )
 
@@ -103,6 +104,7 @@ def _subscription_status(subscription: Subscription) -> SubscriptionStatus:
         prefetch=dispatch.prefetch,
         running=len(dispatch.running),
         unsettled=len(dispatch.held),
+        lag=subscription.lag,
         received=counters.received,
         acked=counters.acked,
         released=counters.released,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 import trio
 
 from .adapter import Outgoing
 from .batch_queue import BatchQueue
 from .errors import BrokerUnavailable, OutcomeUnknown, SessionLost
 from .link import Link
+
+logger = logging.getLogger("runtime.outbox")
 
 #: One pipeline of this many keeps a local broker busy; more only makes the first of them wait longer.
 MAX_BATCH = 256
@@ -25,6 +30,8 @@ class Outbox:
         self._limit = limit
         self._queue: BatchQueue[Letter] = BatchQueue()
         self._closed = False
+        #: Why the broker refuses publishes, as a whole and not one message; None when it takes them.
+        self.trouble: str | None = None
 
     def __len__(self) -> int:
         """How many publishes are waiting, for a session or for their confirm."""
@@ -90,8 +97,7 @@ class Outbox:
                 self._unknown(batch, "was sent, but its broker was closed before the confirm")
                 raise
             else:
-                for letter, error in zip(batch, results, strict=True):
-                    letter.settle(error)
+                self._settle(batch, results)
             finally:
                 self._queue.done(len(batch))
 
@@ -108,6 +114,18 @@ class Outbox:
         self._closed = True
         for letter in self._queue.take(len(self._queue)):
             letter.settle(BrokerUnavailable(f"broker {self._name!r} was closed before {letter} was sent"))
+
+    def _settle(self, batch: list[Letter], results: Sequence[Exception | None]) -> None:
+        for letter, error in zip(batch, results, strict=True):
+            letter.settle(error)
+        refusals = [error for error in results if isinstance(error, BrokerUnavailable)]
+        trouble = str(refusals[-1]) if refusals else None
+        # One line when it begins and one when it is over, not one for each message.
+        if trouble is not None and self.trouble is None:
+            logger.warning("%s: publishes are refused: %s", self._name, trouble)
+        elif trouble is None and self.trouble is not None:
+            logger.info("%s: publishes are taken again", self._name)
+        self.trouble = trouble
 
     def _unknown(self, batch: list[Letter], what: str) -> None:
         for letter in batch:

@@ -24,6 +24,8 @@ class SubscriptionStatus:
     running: int
     #: Deliveries taken and not settled yet; at most `prefetch`.
     unsettled: int
+    #: Messages that wait on the broker and that nobody in the group has received; None while that is not known.
+    lag: int | None
     received: int
     acked: int
     released: int
@@ -51,6 +53,8 @@ class BrokerStatus:
     attempts: int
     #: Publishes that wait, for a session or for their confirm.
     publishing: int
+    #: Why the broker refuses publishes, although it is connected: one line.
+    publish_error: str | None
     subscriptions: tuple[SubscriptionStatus, ...]
 
     @property

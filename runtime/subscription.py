@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from .adapter import Features, Session
+from .adapter import Features, Receiver, Session
 from .backoff import Backoff, is_hopeless
 from .dispatch import Dispatch
 from .errors import SessionLost, describe, unexpected
@@ -40,6 +40,8 @@ class Subscription:
         self.error: str | None = None
         self._intake = intake
         self._backoff = backoff
+        self._was_open = False
+        self._receiver: Receiver | None = None
 
     async def run(self, session: Session) -> NoReturn:
         """Consume on `session` until it is lost, which is not this subscription's business and so raises.
@@ -61,13 +63,23 @@ class Subscription:
             await trio.sleep(wait)
 
     async def _consume(self, session: Session) -> None:
-        async with session.open_source(self.source, self.dispatch.held, self.dispatch.lose) as receiver:
+        dispatch, again = self.dispatch, self._was_open
+        async with session.open_source(self.source, dispatch.held, dispatch.lose, again=again) as receiver:
+            self._was_open, self._receiver = True, receiver
             self._set(SubscriptionState.RUNNING)
-            with self._intake.scope():
-                await poll(receiver, self.dispatch)
-            # Draining.
-            self._set(SubscriptionState.STOPPED)
-            await trio.sleep_forever()
+            try:
+                with self._intake.scope():
+                    await poll(receiver, dispatch)
+                # Draining.
+                self._set(SubscriptionState.STOPPED)
+                await trio.sleep_forever()
+            finally:
+                self._receiver = None
+
+    @property
+    def lag(self) -> int | None:
+        """How many messages wait on the broker; None while that is not known."""
+        return None if self._receiver is None else self._receiver.lag
 
     def session_ended(self, features: Features) -> None:
         """The supervisor's news: where leases are the session's, every delivery that it brought is lost with it."""

@@ -47,10 +47,13 @@ class Supervisor:
         self._backoff = backoff
         self._probe_interval = probe_interval
         self._dialer = Dialer()
+        #: The troubles in the log since the last stable session.
+        self._reported: set[str] = set()
+        #: The log's last word is not what is true now.
+        self._is_news = True
 
     async def run(self) -> NoReturn:
         link = self._link
-        reported: str | None = None
         while True:
             sessions, opened = link.sessions, trio.current_time()
             error: BaseException = SessionLost("the session ended")
@@ -65,17 +68,9 @@ class Supervisor:
             link.no_session(LinkState.DOWN, error)
             for subscription in self._subscriptions:
                 subscription.session_ended(self._features)
-            # One line for each kind of trouble, not one for each attempt.
-            line = describe(error)
-            logger.log(
-                logging.DEBUG if line == reported and not held else logging.WARNING,
-                "%s: %s: %s; trying again until it works",
-                self._name,
-                "lost" if held else "cannot connect",
-                line,
-                exc_info=unexpected(error),
-            )
-            reported = line
+            if uptime >= self._backoff.stable:
+                self._reported.clear()
+            self._report("lost" if held else "cannot connect", error)
             await trio.sleep(self._backoff.delay(link.attempts, random.random(), hopeless=is_hopeless(error)))
             link.no_session(LinkState.CONNECTING)
 
@@ -84,7 +79,17 @@ class Supervisor:
         async with self._open_session(self._identity, self._dialer) as session:
             async with trio.open_nursery() as nursery:
                 self._link.up(session, nursery.cancel_scope)
-                logger.info("%s: connected", self._name)
+                logger.log(logging.INFO if self._is_news else logging.DEBUG, "%s: connected", self._name)
+                self._is_news = False
                 nursery.start_soon(watch, session, self._link, self._probe_interval, name=f"{self._name}: watchdog")
                 for subscription in self._subscriptions:
                     nursery.start_soon(subscription.run, session, name=f"{self._name}: {subscription.name}")
+
+    def _report(self, what: str, error: BaseException) -> None:
+        """One line for each kind of trouble, not one for each attempt; the rest is for debugging."""
+        line = f"{what}: {describe(error)}"
+        is_news = line not in self._reported
+        self._reported.add(line)
+        self._is_news = self._is_news or is_news
+        level = logging.WARNING if is_news else logging.DEBUG
+        logger.log(level, "%s: %s; trying again until it works", self._name, line, exc_info=unexpected(error))

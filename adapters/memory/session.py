@@ -26,7 +26,7 @@ class MemorySession:
 
     @asynccontextmanager
     async def open_source(
-        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None]
+        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
     ) -> AsyncIterator[MemoryReceiver]:
         await trio.lowlevel.checkpoint()
         group = self._server.group(source.name, source.group, source.start)
@@ -78,6 +78,10 @@ class MemoryReceiver:
         #: What was received and not settled, by receipt.
         self.taken: dict[object, Entry] = {}
         self._source = source
+
+    @property
+    def lag(self) -> int:
+        return len(self.group)
 
     async def receive(self, most: int) -> Sequence[Delivery]:
         await trio.lowlevel.checkpoint()

@@ -24,14 +24,15 @@ class RedisBroker(Broker[Stream]):
     """A Redis server, 6.2 or later.
 
     Args:
-      url: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`; `rediss://` for TLS.
+      url: `redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`; `rediss://` for TLS;
+        `unix://[[USER]:PASSWORD@]/PATH[?db=DATABASE]`.
       group: the consumer group of streams that name none.
       tls: for `rediss://`, in place of the system's certificate authorities.
       options: see `Broker`.
     """
 
     features: ClassVar[Features] = Features(ordering="process", lease="broker")
-    schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss")
+    schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss", "unix")
 
     def __init__(self, url: str, *, group: str = "default", tls: ssl.SSLContext | None = None, **options: Any) -> None:
         super().__init__(url, **options)
@@ -62,18 +63,24 @@ def _parse(url: str, tls: ssl.SSLContext | None) -> Address:
         port = parts.port or 6379
     except ValueError as error:
         raise ConfigurationError(f"the port in {parts._replace(netloc='…').geturl()!r} is no port: {error}") from None
-    if not parts.hostname:
+    is_unix = parts.scheme == "unix"
+    if is_unix and (parts.hostname or not parts.path.strip("/")):
+        raise ConfigurationError("a unix:// URL names an absolute path: write it like unix:///run/redis.sock")
+    if not is_unix and not parts.hostname:
         raise ConfigurationError(f"{url!r} names no host: write it like redis://localhost:6379")
-    database = parts.path.strip("/") or "0"
+    database, query = parts.path.strip("/") or "0", parts.query
+    if is_unix:
+        database, query = (query.removeprefix("db="), "") if query.startswith("db=") else ("0", query)
     if not database.isdecimal():
         raise ConfigurationError(f"the database in a Redis URL is a number, not {database!r}: redis://HOST:PORT/0")
-    if parts.query or parts.fragment:
-        raise ConfigurationError(f"a Redis URL takes no {parts.query or parts.fragment!r}: options are arguments here")
+    if query or parts.fragment:
+        raise ConfigurationError(f"a Redis URL takes no {query or parts.fragment!r}: options are arguments here")
     if tls is not None and parts.scheme != "rediss":
         raise ConfigurationError("tls was given for a redis:// URL: write rediss:// to use TLS")
     return Address(
-        host=parts.hostname,
+        host=parts.hostname or "",
         port=port,
+        path=unquote(parts.path) if is_unix else None,
         database=int(database),
         username=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password is not None else None,

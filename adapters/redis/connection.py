@@ -20,6 +20,7 @@ from runtime.dial import Dialer
 from runtime.errors import Refused, SessionLost
 from runtime.services import open_services
 
+from .replies import ReplyError, refusal
 from .wire import Argument, Command
 
 Reply = Any
@@ -28,27 +29,20 @@ _READ_SIZE: Final = 256 * 1024
 _INCOMPLETE: Final = object()
 
 
-class ReplyError(Exception):
-    """The server's answer to one command was an error. `code` is its first word: WRONGTYPE, NOGROUP, …"""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.code = text.partition(" ")[0]
-
-
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server is and how to be let in."""
+    """Where a server is and how to be let in: a host and a port, or the path of a Unix socket."""
 
     host: str
     port: int
+    path: str | None
     database: int
     username: str | None
     password: str | None
     tls: ssl.SSLContext | None
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return self.path or f"{self.host}:{self.port}"
 
 
 class Connection:
@@ -109,7 +103,8 @@ class Connection:
                 self._parser.feed(bytes(data))
                 while (reply := self._parser.gets()) is not _INCOMPLETE:
                     if not self._calls:
-                        raise SessionLost(f"the server said {reply!r} without being asked")
+                        # What a server says to one connection too many, before it hangs up.
+                        raise SessionLost(f"the server said unasked: {reply}")
                     if self._calls[0].take(reply):
                         self._calls.popleft()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -164,7 +159,10 @@ async def open_connection(address: Address, dialer: Dialer, limit: float, name: 
     deadline = trio.current_time() + limit
     try:
         with trio.fail_at(deadline):
-            socket = await dialer.connect(address.host, address.port)
+            if address.path is not None:
+                socket = await trio.open_unix_socket(address.path)
+            else:
+                socket = await dialer.connect(address.host, address.port)
             stream = socket if address.tls is None else await _wrap_tls(socket, address, address.tls)
     except trio.TooSlowError:
         raise SessionLost(f"no connection to {address} within {limit:g} s", sent=False) from None
@@ -206,13 +204,10 @@ async def _log_in(connection: Connection, address: Address, name: str) -> None:
     if address.database:
         commands.append(["SELECT", address.database])
     commands.append(["PING"])
-    for reply in await connection.call(commands):
+    *replies, role = await connection.call([*commands, ["ROLE"]])
+    for reply in replies:
         if isinstance(reply, ReplyError):
             raise refusal(reply, str(address))
-
-
-def refusal(error: ReplyError, what: str) -> Exception:
-    """What an error reply means to whoever retries."""
-    if error.code in ("LOADING", "BUSY", "TRYAGAIN"):
-        return SessionLost(f"{what} is not ready: {error}", sent=False)
-    return Refused(f"{what} refused: {error}")
+    # Who may not ask for the role finds out with the first write.
+    if not isinstance(role, ReplyError) and role[0] != b"master":
+        raise Refused(f"{address} is a read-only {role[0].decode()}: give the address of the master")

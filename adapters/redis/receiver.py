@@ -13,7 +13,8 @@ from runtime.delivery import Delivery, State
 from runtime.errors import SessionLost
 
 from . import wire
-from .connection import Connection, Reply, ReplyError, refusal
+from .connection import Connection, Reply
+from .replies import ReplyError, refusal
 from .scripts import PARK_STRAYS, PARKED, RENEW, RETIRE, evaluate
 from .streams import Stream
 
@@ -23,6 +24,8 @@ CLOSE_LIMIT: Final = 0.4
 READ_MARGIN: Final = 5.0
 #: At least this often, in seconds, leases are renewed and those of the dead looked for.
 TICK: Final = 4.0
+#: A consumer that has not read for this many leases (or polls, if they are longer) and holds nothing is removed.
+IDLE_LEASES: Final = 10
 #: A release is due this much later than asked, in seconds, so that the server's clock agrees when we look.
 SETTLE_MARGIN: Final = 0.005
 
@@ -55,9 +58,15 @@ class StreamReceiver:
         self._blocking = False
         #: The poller is gone for good: a drain.
         self._left = False
+        self._lag: int | None = None
+        self._next_sweep = 0.0
         #: When released entries are due, by Trio's clock.
         self._due: list[float] = []
         self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def lag(self) -> int | None:
+        return self._lag
 
     async def open(self) -> None:
         """Learn who we are to the server, and give back what an earlier session of this consumer never saw."""
@@ -148,6 +157,7 @@ class StreamReceiver:
                 self._look = True
             if now >= next_tick:
                 await self._renew()
+                await self._look_around(now)
                 self._look = self._look or bool(await self._stale(self._commands, 1))
                 next_tick = trio.current_time() + period
             if self._look and self._blocking:
@@ -159,6 +169,24 @@ class StreamReceiver:
             script = evaluate(RENEW, [self._source.name], self._group, self._consumer, *held)  # type: ignore[arg-type]
             for receipt in await self._ask(self._commands, script):
                 self._on_lost(held[receipt])
+
+    async def _look_around(self, now: float) -> None:
+        """See how far behind the group is, and now and then remove the consumers of processes that are long gone."""
+        for row in await self._ask(self._commands, ["XINFO", "GROUPS", self._source.name]):
+            group = dict(zip(row[::2], row[1::2], strict=True))
+            if group[b"name"] == self._group.encode():
+                self._lag = group.get(b"lag")  # since Redis 7, and nil where entries were deleted
+        if now < self._next_sweep:
+            return
+        patience = IDLE_LEASES * max(self._source.lease, self._source.poll)
+        self._next_sweep = now + patience
+        consumers = await self._ask(self._commands, ["XINFO", "CONSUMERS", self._source.name, self._group])
+        for row in consumers:
+            consumer = dict(zip(row[::2], row[1::2], strict=True))
+            name = consumer[b"name"].decode()
+            # The script looks once more, in one step with the removal: one that holds anything is never removed.
+            if name not in (self._consumer, PARKED) and consumer[b"idle"] > patience * 1000:
+                await self._ask(self._commands, evaluate(RETIRE, [self._source.name], self._group, name))
 
     async def _wake(self) -> None:
         # The read may still be on its way to the server, which then has nothing to unblock yet: insist.

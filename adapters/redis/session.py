@@ -11,12 +11,12 @@ import trio
 from runtime.adapter import Held, Outgoing, Settlement
 from runtime.delivery import Ack, Delivery, Reject, Release
 from runtime.dial import Dialer
-from runtime.errors import Rejected
 from runtime.services import open_services
 
 from . import wire
-from .connection import Address, Connection, ReplyError, open_connection, refusal
+from .connection import Address, Connection, open_connection
 from .receiver import StreamReceiver
+from .replies import ReplyError, publish_error, refusal
 from .scripts import PARK, PARKED, REJECT, evaluate
 from .streams import Stream
 from .wire import Command
@@ -35,10 +35,10 @@ class RedisSession:
 
     @asynccontextmanager
     async def open_source(
-        self, source: Stream, held: Held, on_lost: Callable[[Delivery], None]
+        self, source: Stream, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
     ) -> AsyncIterator[StreamReceiver]:
         name = f"{self._identity} {source}"
-        await self._create_group(source)
+        await self._create_group(source, again)
         async with open_connection(self._address, self._dialer, self._limit, name) as reads:
             receiver = StreamReceiver(source, self._identity, held, on_lost, self._commands, reads)
             self._receivers[source] = receiver
@@ -53,9 +53,9 @@ class RedisSession:
             finally:
                 del self._receivers[source]
 
-    async def _create_group(self, source: Stream) -> None:
+    async def _create_group(self, source: Stream, again: bool) -> None:
         assert source.group is not None
-        start = "0" if source.start == "beginning" else "$"
+        start = "0" if source.start == "beginning" or again else "$"
         try:
             await self._commands.ask("XGROUP", "CREATE", source.name, source.group, start, "MKSTREAM")
         except ReplyError as error:
@@ -104,11 +104,12 @@ class RedisSession:
         return evaluate(PARK, [source.name], str(source.group), self._identity, PARKED, *arguments)
 
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Exception | None]:
-        replies = await self._commands.call([wire.xadd(item.message, item.source.maxlen) for item in batch])
+        replies = await self._commands.call([wire.xadd(item.message, item.source) for item in batch])
+        if any(isinstance(reply, ReplyError) and reply.means_elsewhere for reply in replies):
+            # These callers hear of it; the next finds the connection gone, and the session with it.
+            self._commands.hang_up("the server is no longer one to write to")
         return [
-            Rejected(f"Redis refused message {item.message.id} to stream {item.source.name!r}: {reply}")
-            if isinstance(reply, ReplyError)
-            else None
+            publish_error(reply, item) if isinstance(reply, ReplyError) else None
             for item, reply in zip(batch, replies, strict=True)
         ]
 

@@ -20,6 +20,7 @@ class Stream:
         however long its handlers run. Also the longest delay of a redelivery.
       poll: seconds that one blocking read may wait. It bounds nothing that a user can feel: an entry wakes the read.
       maxlen: as a destination: trim the stream to about this many entries with every publish. None never trims.
+      maxage: as a destination: trim what is older than about this many seconds with every publish (MINID).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Stream:
     lease: float = 30.0
     poll: float = 5.0
     maxlen: int | None = None
+    maxage: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -41,6 +43,11 @@ class Stream:
                 raise ConfigurationError(f"{option} of stream {self.name!r} is {value!r}: give seconds from 0.01 up")
         if self.maxlen is not None and (not isinstance(self.maxlen, int) or self.maxlen < 1):
             raise ConfigurationError(f"maxlen of stream {self.name!r} is {self.maxlen!r}: give a number of entries")
+
+        if self.maxage is not None and (not isinstance(self.maxage, int | float) or not self.maxage > 0):
+            raise ConfigurationError(f"maxage of stream {self.name!r} is {self.maxage!r}: give seconds above 0")
+        if self.maxlen is not None and self.maxage is not None:
+            raise ConfigurationError(f"stream {self.name!r} has both maxlen and maxage: Redis trims by one of them")
 
     def __str__(self) -> str:
         return self.name if self.group is None else f"{self.name}/{self.group}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from runtime.message import NO_HEADERS, Message
+
+from .streams import Stream
 
 Argument = str | int | float | bytes
 Command = list[Argument]
@@ -19,11 +23,14 @@ _FIELDS = {
 _TIMES = {b"_time": "timestamp", b"_deadline": "deadline"}
 
 
-def xadd(message: Message, maxlen: int | None) -> Command:
-    """The command that publishes `message`."""
-    command: Command = ["XADD", message.destination]
-    if maxlen is not None:
-        command += ("MAXLEN", "~", maxlen)
+def xadd(message: Message, stream: Stream) -> Command:
+    """The command that publishes `message`, and trims."""
+    command: Command = ["XADD", stream.name]
+    if stream.maxlen is not None:
+        command += ("MAXLEN", "~", stream.maxlen)
+    elif stream.maxage is not None:
+        # Entry ids begin with the server's clock in ms; ours is close enough for "about".
+        command += ("MINID", "~", int((time.time() - stream.maxage) * 1000))
     command += ("*", *fields(message))
     return command
 

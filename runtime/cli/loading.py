@@ -18,6 +18,7 @@ ADAPTERS: Final = {
     "memory": ("adapters.memory", "MemoryBroker"),
     "redis": ("adapters.redis", "RedisBroker"),
     "rediss": ("adapters.redis", "RedisBroker"),
+    "unix": ("adapters.redis", "RedisBroker"),
     "amqp": ("adapters.rabbitmq", "RabbitBroker"),
     "amqps": ("adapters.rabbitmq", "RabbitBroker"),
     "kafka": ("adapters.kafka", "KafkaBroker"),

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; 2 for anything that the caller should write differently."""
     try:
         options = _parser().parse_args(arguments)
-        logs.configure(options.log_level)
+        logs.configure(options.log_level, options.log_format)
         command: int = options.command(options)
         return command
     except (UsageError, ConfigurationError) as error:
@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         "not, and then it says how many were; 2 for a bad URL or option; 128+N if signal N ended it.",
     )
     send.add_argument("destination", metavar="DESTINATION", help="a stream, queue or topic")
-    send.add_argument("body", metavar="BODY|-", help="the body, or - for one message per line of standard input")
+    bodies = send.add_mutually_exclusive_group(required=True)
+    bodies.add_argument("body", nargs="?", metavar="BODY|-", help="the body, or - for one per line of standard input")
+    bodies.add_argument("--file", metavar="F.ndjson", help="publish one message per line of a file")
     send.add_argument("--broker", required=True, metavar="URL")
     send.add_argument("--key", metavar="K", help="what ordering and partitioning go by")
     send.add_argument(
@@ -78,6 +80,9 @@ def _common(log_level: str) -> _Parser:
         default=log_level,
         metavar="LEVEL",
         help=f"{', '.join(logs.LEVELS)} ({log_level})",
+    )
+    common.add_argument(
+        "--log-format", choices=logs.FORMATS, default="text", metavar="FORMAT", help="text, json (text)"
     )
     return common
 

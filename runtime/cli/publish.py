@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import AsyncIterator
+import sys
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from ..declarations import compose
 from ..errors import MessagingError, describe, leaves
 from ..outbox import Letter
 from ..signals import Signals
+from .bodies import Bodies, Progress, open_bodies
 from .loading import UsageError, broker_from_url
 
 #: How many may be sent and not confirmed.
@@ -27,9 +27,10 @@ def publish(options: argparse.Namespace) -> int:
     broker = broker_from_url(options.broker)
     if options.broker.startswith("memory://"):
         raise UsageError("memory:// lives inside one process, so nobody else would get the message: name a server")
-    with Signals() as signals:
-        progress = _Progress()
-        failure = trio.run(_publish, broker, options, signals, progress)
+    with open_bodies(options.body, options.file) as bodies, Signals() as signals:
+        progress = Progress(bodies, sys.stderr)
+        failure = trio.run(_publish, broker, options, signals, bodies, progress)
+        progress.finish()
     text = f"{progress.confirmed} message{'' if progress.confirmed == 1 else 's'} to {options.destination}"
     if signals.received:
         print(f"interrupted: published {text}")
@@ -41,12 +42,8 @@ def publish(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Progress:
-    confirmed = 0
-
-
 async def _publish(
-    broker: Broker[Any], options: argparse.Namespace, signals: Signals, progress: _Progress
+    broker: Broker[Any], options: argparse.Namespace, signals: Signals, bodies: Bodies, progress: Progress
 ) -> str | None:
     """Why it failed, or None."""
     failure: str | None = None
@@ -58,7 +55,7 @@ async def _publish(
                 nursery.start_soon(_confirm, broker, receive, progress)
                 async with send:
                     # The window is the channel: posting waits while it is full of letters without a confirm.
-                    async for body in _bodies(options.body):
+                    async for body in bodies:
                         await send.send(_post(broker, options, body))
         except* MessagingError as group:
             failure = describe(next(iter(leaves(group))))
@@ -77,11 +74,11 @@ def _post(broker: Broker[Any], options: argparse.Namespace, body: bytes) -> Lett
     return broker.live().outbox.post(outgoing)
 
 
-async def _confirm(broker: Broker[Any], letters: trio.MemoryReceiveChannel[Letter], progress: _Progress) -> None:
+async def _confirm(broker: Broker[Any], letters: trio.MemoryReceiveChannel[Letter], progress: Progress) -> None:
     outbox = broker.live().outbox
     async for letter in letters:
         await outbox.confirm(letter)
-        progress.confirmed += 1
+        progress.advance()
 
 
 def _content_type(body: bytes) -> str:
@@ -90,18 +87,3 @@ def _content_type(body: bytes) -> str:
     except msgspec.DecodeError:
         return "text/plain"
     return "application/json"
-
-
-async def _bodies(argument: str) -> AsyncIterator[bytes]:
-    if argument != "-":
-        yield argument.encode(errors="surrogateescape")
-        return
-    rest = b""
-    # os.read and not sys.stdin: a thread abandoned inside a buffered reader keeps its lock and breaks Python's exit.
-    while chunk := await trio.to_thread.run_sync(os.read, 0, 1 << 16, abandon_on_cancel=True):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line:
-                yield line.rstrip(b"\r")
-    if rest:
-        yield rest
