@@ -74,9 +74,8 @@ class Connection:
             self._calls.append(call)
             try:
                 await self._stream.send_all(packed)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self._end(f"the connection broke: {error.__cause__ or error}")
-                raise SessionLost(str(self._ended)) from error
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the reader knows more: what the server said before it hung up
             except BaseException:
                 self.hang_up("a write was cut off")
                 raise
@@ -99,17 +98,17 @@ class Connection:
             while True:
                 data = await self._stream.receive_some(_READ_SIZE)
                 if not data:
-                    raise SessionLost(self._ended or "the server closed the connection")
+                    raise SessionLost(self._why("the server closed the connection"))
                 self._parser.feed(bytes(data))
                 while (reply := self._parser.gets()) is not _INCOMPLETE:
                     if not self._calls:
                         # What a server says to one connection too many, before it hangs up.
-                        raise SessionLost(f"the server said unasked: {reply}")
+                        raise SessionLost(self._why(f"the server said: {reply}"))
                     if self._calls[0].take(reply):
                         self._calls.popleft()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             if not self._hung_up:
-                raise SessionLost(self._ended or f"the connection broke: {error.__cause__ or error}") from error
+                raise SessionLost(self._why(f"the connection broke: {error.__cause__ or error}")) from error
         except hiredis.ProtocolError as error:
             raise SessionLost(f"this is no Redis server: {error}") from error
         finally:
@@ -120,6 +119,13 @@ class Connection:
         self._hung_up = True
         self._end(why)
         self._socket.socket.close()
+
+    def _why(self, how_it_ended: str) -> str:
+        """Why the connection is over: first what was known before, then the server's last words, then how."""
+        words = self._calls[0].replies if self._calls else []
+        said = f"the server said: {words[-1]}" if words and isinstance(words[-1], ReplyError) else how_it_ended
+        self._ended = self._ended or said
+        return self._ended
 
     def _end(self, why: str) -> None:
         """No more calls; those outstanding hear of it."""

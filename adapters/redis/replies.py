@@ -8,7 +8,7 @@ from runtime.adapter import Outgoing
 from runtime.errors import BrokerUnavailable, Refused, Rejected, SessionLost
 
 #: The server is not itself for the moment, or no longer what we connected to; a new connection will tell.
-_ANOTHER_TIME: Final = frozenset({"LOADING", "BUSY", "TRYAGAIN", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED"})
+_ANOTHER_TIME: Final = frozenset({"LOADING", "BUSY", "TRYAGAIN", "READONLY", "MASTERDOWN", "CLUSTERDOWN"})
 #: The server takes no writes at all for now. It has not stored the message.
 _NO_WRITES: Final = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
 

@@ -37,12 +37,16 @@ class RedisServer:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    async def start(self) -> None:
-        """Start the process and wait until it answers."""
+    def launch(self) -> None:
+        """Start the process and wait for nothing."""
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
         command += ["--save", "", "--appendonly", "yes", "--appendfsync", "always", *self._options]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    async def start(self) -> None:
+        """Start the process and wait until it answers."""
+        self.launch()
         with trio.fail_after(15):
             while not await trio.to_thread.run_sync(self._answers):
                 assert self.is_running(), (self._folder / "redis.log").read_text()
