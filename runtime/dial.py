@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import socket
 from typing import Any
 
@@ -37,14 +38,15 @@ class Dialer:
                 failures.append(error)
             except trio.TooSlowError:
                 connection.close()
-                failures.append(OSError(errno.ETIMEDOUT, f"no answer within {ADDRESS_LIMIT:g} s"))
+                failures.append(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
             except BaseException:
                 connection.close()
                 raise
             else:
                 return trio.SocketStream(connection)
         first = failures[0]
-        raise OSError(first.errno, f"cannot connect to {host}:{port}: {first.strerror or first}")
+        why = os.strerror(first.errno) if first.errno else str(first)
+        raise OSError(first.errno, f"cannot connect to {host}:{port}: {why}")
 
     async def _resolve(self, host: str, port: int) -> list[Any]:
         look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)

@@ -79,6 +79,8 @@ def describe(error: BaseException) -> str:
     cause = root_cause(error)
     if isinstance(cause, MessagingError):
         return str(cause)
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
     return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
 
 

@@ -154,4 +154,4 @@ class Letter:
         self.settled.set()
 
     def __str__(self) -> str:
-        return f"message {self.outgoing.message.id} to {self.outgoing.source}"
+        return f"message {self.outgoing.message.id} to {self.outgoing.message.destination!r}"

@@ -70,7 +70,7 @@ class Supervisor:
                 subscription.session_ended(self._features)
             if uptime >= self._backoff.stable:
                 self._reported.clear()
-            self._report("lost" if held else "cannot connect", error)
+            self._report("lost" if held else "not connected", error)
             await trio.sleep(self._backoff.delay(link.attempts, random.random(), hopeless=is_hopeless(error)))
             link.no_session(LinkState.CONNECTING)
 
