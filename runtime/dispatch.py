@@ -86,6 +86,10 @@ class Dispatch:
         for delivery in deliveries:
             assert delivery.receipt not in self.held, f"{delivery!r} was received while it is held"
             self.held[delivery.receipt] = delivery
+            if self._intake.is_closing:
+                # This `receive` had its answer already when the intake closed, and nothing is started any more.
+                self._settler.put(delivery, UNREAD, self._done)
+                continue
             ticket = _Ticket()
             if self._turns.arrive(ticket, self._lane(delivery)):
                 ticket.granted = True

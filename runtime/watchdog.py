@@ -14,9 +14,10 @@ from .link import Link
 async def watch(session: Session, link: Link, interval: float) -> NoReturn:
     """Probe `session` every `interval` seconds.
 
-    A probe not answered within one interval makes the link degraded: it shows, and nothing is torn down. Not answered
-    within two it raises `SessionLost`. So a dead peer that no error betrays is found after at most three intervals,
-    and a slow one is not hung up on. The probe is never cancelled to ask again: its answer may be the next one to come.
+    A probe not answered within half an interval makes the link degraded: it shows, and nothing is torn down. Not
+    answered within a whole one it raises `SessionLost`. So a dead peer that no error betrays is found after at most two
+    intervals, and a slow one is not hung up on. The probe is never cancelled to ask again: its answer may be the next
+    one to come.
     """
     while True:
         await trio.sleep(interval)
@@ -28,7 +29,7 @@ async def watch(session: Session, link: Link, interval: float) -> NoReturn:
 
 
 async def _deadlines(link: Link, interval: float) -> NoReturn:
-    await trio.sleep(interval)
-    link.degraded(f"a probe has had no answer for {interval:g} s")
-    await trio.sleep(interval)
-    raise SessionLost(f"a probe had no answer for {2 * interval:g} s")
+    await trio.sleep(interval / 2)
+    link.degraded(f"a probe has had no answer for {interval / 2:g} s")
+    await trio.sleep(interval / 2)
+    raise SessionLost(f"a probe had no answer for {interval:g} s")

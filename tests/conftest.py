@@ -12,6 +12,9 @@ import pytest
 
 from .bench.leaks import Holdings
 from .bench.servers import RedisServer, redis_server
+from .bench.table import FaultTable
+
+TABLE = pytest.StashKey[FaultTable]()
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +43,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("broker") is not None:
                 item.add_marker(pytest.mark.skip(reason="NO REDIS: redis-server is not on PATH; see ./scripts/test"))
+
+
+@pytest.fixture
+def fault_table(pytestconfig: pytest.Config) -> FaultTable:
+    """Where a fault test adds its row. Written to the documentation with --write-fault-table only."""
+    return pytestconfig.stash.setdefault(TABLE, FaultTable())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-fault-table", action="store_true", help="write the rows of this run to docs/faults.md")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    table = session.config.stash.get(TABLE, None)
+    if table is not None and session.config.getoption("--write-fault-table"):
+        table.write()

@@ -4,5 +4,6 @@ It behaves like a log with consumer groups. Every group gets every message of a 
 them. What a member took and did not settle when its session ends is delivered again.
 """
 
-from .broker import MemoryBroker as MemoryBroker, Topic as Topic
+from .broker import MemoryBroker as MemoryBroker
 from .server import MemoryServer as MemoryServer
+from .topics import Topic as Topic

@@ -28,7 +28,8 @@ class Group:
 
     def __init__(self) -> None:
         self.arrived = trio.lowlevel.ParkingLot()
-        self._ready: deque[Entry] = deque()
+        # (sequence, entry), a heap: what was taken first is handed out first again, in whatever order it comes back.
+        self._ready: list[tuple[int, Entry]] = []
         # (due by Trio's clock, sequence, entry)
         self._delayed: list[tuple[float, int, Entry]] = []
 
@@ -36,12 +37,12 @@ class Group:
         return len(self._ready) + len(self._delayed)
 
     def add(self, entry: Entry) -> None:
-        self._ready.append(entry)
+        heapq.heappush(self._ready, (entry.sequence, entry))
         self.arrived.unpark()
 
     def put_back(self, entries: list[Entry]) -> None:
-        """To the front, in their order: what was taken first is handed out first again."""
-        self._ready.extendleft(sorted(entries, key=lambda entry: -entry.sequence))
+        for entry in entries:
+            heapq.heappush(self._ready, (entry.sequence, entry))
         self.arrived.unpark_all()
 
     def delay(self, entry: Entry, due: float) -> None:
@@ -62,7 +63,7 @@ class Group:
         while self._delayed and len(taken) < most and self._delayed[0][0] <= now:
             taken.append(heapq.heappop(self._delayed)[2])
         while self._ready and len(taken) < most:
-            taken.append(self._ready.popleft())
+            taken.append(heapq.heappop(self._ready)[1])
         for entry in taken:
             entry.attempts += 1
         return taken

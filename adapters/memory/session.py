@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -14,9 +13,7 @@ from runtime.delivery import Ack, Delivery, Reject, Release
 from runtime.errors import SessionLost
 
 from .server import Entry, Group, MemoryServer
-
-if TYPE_CHECKING:
-    from .broker import Topic
+from .topics import Topic
 
 
 class MemorySession:
@@ -91,11 +88,13 @@ class MemoryReceiver:
         return [self._deliver(entry) for entry in entries]
 
     def _deliver(self, entry: Entry) -> Delivery:
-        self.taken[entry.sequence] = entry
+        # Handed out again it is another delivery: one that was lost may still be running.
+        receipt = entry.sequence, entry.attempts
+        self.taken[receipt] = entry
         message = entry.message
         if entry.attempts != message.attempt:
             message = msgspec.structs.replace(message, attempt=entry.attempts)
-        return Delivery(message, entry.sequence, self._source)
+        return Delivery(message, receipt, self._source)
 
     def close(self) -> None:
         self.group.put_back(list(self.taken.values()))
