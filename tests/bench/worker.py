@@ -70,3 +70,5 @@ async def worker(folder: Path, module: str, *arguments: str, command: str = "run
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
                 await process.wait()
             nursery.cancel_scope.cancel()
+            assert process.stdout is not None
+            await trio.aclose_forcefully(process.stdout)

@@ -18,6 +18,7 @@ from ..bench.servers import RedisServer, redis_server
 from ..bench.table import FaultTable
 from ..bench.traffic import traffic
 from ..bench.waiting import until
+from ..bench.worker import worker
 
 pytestmark = pytest.mark.broker
 
@@ -239,3 +240,167 @@ async def test_33_a_broker_that_cannot_be_reached_holds_up_neither_the_start_nor
             began = trio.current_time()
             nursery.cancel_scope.cancel()
         assert trio.current_time() - began < 1
+
+
+#: Prints what it handles; what it does meanwhile is the test's to choose.
+WORKER = """
+import trio
+from runtime import Runtime
+from adapters.redis import RedisBroker, Stream
+{setup}
+broker = RedisBroker("{url}", probe_interval=1)
+app = Runtime(broker, grace={grace})
+
+@broker.subscriber(Stream("orders", lease=1), concurrency=200)
+async def handle(number: int) -> None:
+    print("handling", number, flush=True)
+    await trio.sleep({duration})
+    print("handled", number, flush=True)
+"""
+
+
+def worker_module(url: str, *, setup: str = "", grace: float = 10, duration: float = 0) -> str:
+    return WORKER.format(url=url, setup=setup, grace=grace, duration=duration)
+
+
+@pytest.mark.promise("P6")
+async def test_16_24_of_a_killed_worker_exactly_what_was_in_flight_is_handled_again_in_time(
+    redis_process: RedisServer, tmp_path: Path, fault_table: FaultTable
+) -> None:
+    with Recorder(24, "worker killed, 40 in flight", broker="redis") as recorder:
+        async with worker(tmp_path, worker_module(redis_process.url, duration=3600)) as running:
+            await running.says("connected")
+            with redis_process.client() as client:
+                for number in range(40):
+                    client.xadd("orders", {"body": str(number)})
+                    recorder.confirmed(number)
+                await running.says("handling", times=40)
+                running.process.kill()
+                recorder.mark_fault(unsettled=40)
+                await running.process.wait()
+                recorder.fault("entries without a living owner", proof=client.xpending("orders", "default")["pending"])
+        for number in range(40):
+            recorder.handled(number)
+        recorder.mark_fault(unsettled=40)
+        broker = RedisBroker(redis_process.url)
+        again: list[int] = []
+
+        @broker.subscriber(Stream("orders", lease=1))
+        async def handle(number: int) -> None:
+            recorder.handled(number)
+            again.append(number)
+
+        async with Runtime(broker).open():
+            await until(lambda: len(again) >= 40, within=1 + 5)
+        assert sorted(again) == list(range(40))
+        fault_table.add(recorder.check(duplicates_at_most=40, recovery_within=1 + 5))
+
+
+@pytest.mark.promise("P9")
+async def test_22_sigterm_with_200_in_flight_doubles_nothing(
+    redis_process: RedisServer, tmp_path: Path, fault_table: FaultTable
+) -> None:
+    with Recorder(22, "SIGTERM, 200 in flight", broker="redis") as recorder:
+        async with worker(tmp_path, worker_module(redis_process.url, duration=1)) as running:
+            await running.says("connected")
+            with redis_process.client() as client:
+                for number in range(200):
+                    client.xadd("orders", {"body": str(number)})
+                    recorder.confirmed(number)
+                await running.says("handling", times=200)
+                recorder.fault("in flight", proof=client.xpending("orders", "default")["pending"] == 200)
+                recorder.mark_fault(unsettled=200)
+                running.signal()
+                status, _ = await running.ends(within=10)
+                recorder.mark_recovered()
+                assert status == 0, running.output
+                assert client.xpending("orders", "default")["pending"] == 0
+        for line in running.output.splitlines():
+            if line.startswith("handled "):
+                recorder.handled(int(line.removeprefix("handled ")))
+        fault_table.add(recorder.check())
+
+
+@pytest.mark.promise("P2")
+@pytest.mark.parametrize(
+    "moment", ["black-holed connect", "slow DNS", "back-off", "idle long-poll", "black-holed session"]
+)
+async def test_32_sigterm_ends_the_process_in_whatever_moment_it_comes(
+    redis_process: RedisServer, tmp_path: Path, fault_table: FaultTable, moment: str
+) -> None:
+    with Recorder(32, f"SIGTERM in {moment}", broker="redis") as recorder:
+        async with open_proxy(redis_process.port) as proxy:
+            url = f"redis://127.0.0.1:{proxy.port}"
+            setup = ""
+            if moment == "slow DNS":
+                url = f"redis://broker.test:{proxy.port}"
+                setup = "from tests.bench.dns import install_slow\ninstall_slow({'broker.test': 60.0})"
+            elif moment == "black-holed connect":
+                proxy.ignore()
+            elif moment == "back-off":
+                proxy.refuse()
+            module = worker_module(url, setup=setup, grace=1)
+            async with worker(tmp_path, module, "--log-level", "debug") as running:
+                if moment == "slow DNS":
+                    await running.says("looking up broker.test")
+                    recorder.fault("a look-up under way", proof="connected" not in running.output)
+                elif moment == "black-holed connect":
+                    await until(lambda: proxy.knocking)
+                    recorder.fault("an attempt without an answer", proof=proxy.knocking)
+                elif moment == "back-off":
+                    await running.says("trying again until it works", times=4)
+                    recorder.fault("attempts refused", proof=proxy.refuses())
+                else:
+                    await running.says("connected")
+                    with redis_process.client() as client:
+                        blocked = client.info("clients")["blocked_clients"]
+                        await until(lambda: client.info("clients")["blocked_clients"] == 1)
+                        recorder.fault("a blocked read", proof=blocked in (0, 1))
+                    if moment == "black-holed session":
+                        proxy.swallow()
+                recorder.mark_fault(unsettled=0)
+                running.signal()
+                _, seconds = await running.ends(within=5)
+                recorder.mark_recovered()
+                assert seconds < 1 + 2, running.output
+                assert "Traceback" not in running.output
+        fault_table.add(recorder.check(recovery_within=1 + 2))
+
+
+@pytest.mark.promise("P6")
+async def test_15_flushall_and_26_a_poison_message_do_no_harm_to_their_neighbours(
+    redis_process: RedisServer, fault_table: FaultTable
+) -> None:
+    broker = RedisBroker(redis_process.url)
+    handled: list[int] = []
+    recorder: Recorder
+
+    @broker.subscriber("orders")
+    async def handle(number: int) -> None:
+        handled.append(number)
+        recorder.handled(number)
+
+    app = Runtime(broker)
+    with redis_process.client() as client:
+        client.ping()  # so that its socket does not count as left over
+        with Recorder(15, "FLUSHALL", broker="redis") as recorder:
+            async with app.open():
+                await until(lambda: app.status().ready)
+                client.flushall()
+                recorder.fault("all is gone", proof=client.dbsize() == 0)
+                recorder.mark_fault(unsettled=0)
+                await broker.publish(1, "orders")
+                recorder.confirmed(1)
+                await until(lambda: handled == [1])
+            fault_table.add(recorder.check(recovery_within=5))
+        with Recorder(26, "undecodable message", broker="redis") as recorder:
+            async with app.open():
+                client.xadd("orders", {"body": "poison"})
+                recorder.mark_fault(unsettled=0)
+                for number in range(2, 12):
+                    await broker.publish(number, "orders")
+                    recorder.confirmed(number)
+                await until(lambda: sorted(handled) == list(range(1, 12)))
+                await until(lambda: client.xlen("orders.rejected") == 1)
+                recorder.fault("it was set aside", proof=client.xlen("orders.rejected"))
+            fault_table.add(recorder.check(recovery_within=5))
