@@ -31,7 +31,7 @@ DEFAULT_CONCURRENCY = 10
 
 def default_prefetch(concurrency: int) -> int:
     """A little above `concurrency`: enough that a handler that ends finds its next message here already."""
-    return concurrency + max(4, concurrency // 4)
+    return concurrency + max(8, concurrency // 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Declarations(Generic[S]):
           source: where to read; a plain string means the adapter's default kind of source.
           concurrency: how many messages are handled at once, at most.
           prefetch: how many may be taken from the broker and not settled, at most; by default a quarter above
-            `concurrency`, and at least four.
+            `concurrency`, and at least eight.
           ordered_by: "key" handles messages of one key one after another, in order, where the broker can promise it.
           codec: decodes the bodies in place of the broker's codec.
 

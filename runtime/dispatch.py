@@ -73,8 +73,13 @@ class Dispatch:
         self._nursery = handlers
 
     async def room(self) -> int:
-        """Wait until something may be received, and return how much."""
-        while (free := self.prefetch - len(self.held)) <= 0:
+        """Wait until a read is worth it, and return how much may be received.
+
+        It is worth it when half of what may be taken ahead is free: reading for every single slot would cost a round
+        trip a message. The other half is there to start on meanwhile.
+        """
+        worth = (self.prefetch - self.concurrency) // 2 + 1
+        while (free := self.prefetch - len(self.held)) < worth:
             await self._room.park()
         return free
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import types
-import uuid
 from collections.abc import Mapping
 
 import msgspec
@@ -41,5 +41,6 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_message_id() -> str:
-    """A new id: 32 hexadecimal digits of a random UUID."""
-    return uuid.uuid4().hex
+    """A new id: 32 random hexadecimal digits."""
+    # Not a UUID object: this is on the path of every publish, and the object costs four times the digits.
+    return os.urandom(16).hex()

@@ -78,6 +78,8 @@ class Outbox:
             await self._queue.wait()
             session = await self._link.session()
             batch = self._queue.take(MAX_BATCH)
+            if not batch:
+                continue  # whoever waited for the session has given up
             for letter in batch:
                 letter.sent = True
             try:
@@ -93,7 +95,8 @@ class Outbox:
                     self._unknown(batch, f"was sent, but the session ended before its confirm: {loss}")
                 else:
                     self._send_again(batch)
-            except trio.Cancelled:
+            except BaseException:
+                # A cancel, or a bug of the adapter's that ends the run: nobody will answer these any more.
                 self._unknown(batch, "was sent, but its broker was closed before the confirm")
                 raise
             else:

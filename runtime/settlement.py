@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import trio
+
 from .adapter import Features, Settlement
 from .batch_queue import BatchQueue
 from .delivery import STEP_OF, Delivery, Outcome, State, Step
@@ -45,11 +47,13 @@ class Settler:
     async def run(self) -> None:
         while True:
             await self._queue.wait()
+            # The handlers that end in this same tick: their acks go along.
+            await trio.lowlevel.checkpoint()
             session = await self._link.session()
             batch = self._queue.take(MAX_BATCH)
             live = [item for item in batch if item.delivery.state is not State.LOST]
             try:
-                results = await session.settle([Settlement(item.delivery, item.outcome) for item in live])
+                results = await session.settle([Settlement(x.delivery, x.outcome) for x in live]) if live else []
             except SessionLost as loss:
                 self._link.lost(session, loss)
                 if self._features.lease == "broker":

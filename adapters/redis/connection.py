@@ -68,17 +68,22 @@ class Connection:
         """
         packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
         call = _Call(len(commands))
-        async with self._sending:
+        try:
+            self._sending.acquire_nowait()  # spares a round through the scheduler
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
             if self._ended is not None:
                 raise SessionLost(self._ended, sent=False)
             self._calls.append(call)
-            try:
-                await self._stream.send_all(packed)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the reader knows more: what the server said before it hung up
-            except BaseException:
-                self.hang_up("a write was cut off")
-                raise
+            await self._stream.send_all(packed)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the reader knows more: what the server said before it hung up
+        except trio.Cancelled:
+            self.hang_up("a write was cut off")
+            raise
+        finally:
+            self._sending.release()
         await call.answered.wait()
         if call.missing:
             raise SessionLost(str(self._ended))

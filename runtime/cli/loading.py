@@ -36,6 +36,7 @@ def broker_from_url(url: str) -> Broker[Any]:
         known = ", ".join(f"{scheme}://" for scheme in ADAPTERS)
         raise UsageError(f"{url!r} is not a broker URL: it must begin with one of {known}")
     module, name = ADAPTERS[scheme]
+    _put_working_directory_last()
     try:
         adapter = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -57,7 +58,7 @@ def load(targets: Sequence[str], broker_url: str | None) -> Runtime:
     if runtimes:
         (app,) = runtimes
         if broker_url is not None:
-            raise UsageError(f"{names} has a Runtime with brokers of its own, so --broker {broker_url} has no place")
+            raise UsageError(f"{names} has a Runtime with brokers of its own, so --broker has no place")
         if any(not runtimes and any(r not in app.routers for r in routers) for runtimes, routers in found):
             raise UsageError(f"{names} hold a Runtime and routers that it does not include: include them in the module")
         return app
@@ -93,17 +94,21 @@ def _import(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         hint = name.removesuffix(".py").strip("./").replace("/", ".")
         raise UsageError(f"{name!r} is not a module name: write it with dots, like {hint or 'package.module'}")
-    here = os.getcwd()
-    # Appended, not put first: a user's own `runtime` or `adapters` must not shadow ours.
-    if here not in sys.path:
-        sys.path.append(here)
+    _put_working_directory_last()
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        _explain_clash(name, error, here)
+        _explain_clash(name, error, os.getcwd())
         if isinstance(error, ModuleNotFoundError) and error.name and (name + ".").startswith(error.name + "."):
             raise UsageError(f"there is no module {error.name} here, nor on Python's path") from None
         raise
+
+
+def _put_working_directory_last() -> None:
+    """Import from the working directory too, but such that a user's own `runtime` or `adapters` does not shadow ours."""
+    here = os.getcwd()
+    # It may be there already: `python -m runtime` and PYTHONPATH=. put it first.
+    sys.path[:] = [path for path in sys.path if path not in ("", here)] + [here]
 
 
 def _explain_clash(name: str, error: ImportError, here: str) -> None:

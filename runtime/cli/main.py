@@ -58,12 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Publishes and waits for the broker's confirm. Exit status: 0 if every message was confirmed; 1 if "
         "not, and then it says how many were; 2 for a bad URL or option; 128+N if signal N ended it.",
     )
-    send.add_argument("destination", metavar="DESTINATION", help="a stream, queue or topic")
+    send.add_argument("destination", type=_text, metavar="DESTINATION", help="a stream, queue or topic")
     bodies = send.add_mutually_exclusive_group(required=True)
     bodies.add_argument("body", nargs="?", metavar="BODY|-", help="the body, or - for one per line of standard input")
     bodies.add_argument("--file", metavar="F.ndjson", help="publish one message per line of a file")
     send.add_argument("--broker", required=True, metavar="URL")
-    send.add_argument("--key", metavar="K", help="what ordering and partitioning go by")
+    send.add_argument("--key", type=_text, metavar="K", help="what ordering and partitioning go by")
     send.add_argument(
         "--header", dest="headers", action="append", default=[], type=_header, metavar="K=V", help="may be repeated"
     )
@@ -97,8 +97,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8; only a body may be any bytes") from None
+    return text
+
+
 def _header(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
+    name, equals, value = _text(text).partition("=")
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form K=V")
     return name, value
