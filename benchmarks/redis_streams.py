@@ -166,7 +166,7 @@ async def raw_publish(port: int, messages: int, in_flight: int) -> Sample:
 async def raw_consume(port: int, messages: int, concurrency: int) -> Sample:
     await raw_publish(port, messages - 1, 1)
     decode = msgspec.json.Decoder(Event).decode
-    most = concurrency + max(4, concurrency // 4)  # taken and not acked: this runtime's default bound
+    most = concurrency + max(8, concurrency // 4)  # taken and not acked: this runtime's default bound
     read = ("XREADGROUP", "GROUP", GROUP, "raw", "COUNT", most, "STREAMS", STREAM, ">")
     clock = Clock(messages)
     async with raw_client(port) as ask:
