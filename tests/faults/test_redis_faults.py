@@ -304,8 +304,11 @@ async def test_22_sigterm_with_200_in_flight_doubles_nothing(
         async with worker(tmp_path, worker_module(redis_process.url, duration=1)) as running:
             await running.says("connected")
             with redis_process.client() as client:
+                pipeline = client.pipeline()  # all at once: none may be done before the last has begun
                 for number in range(200):
-                    client.xadd("orders", {"body": str(number)})
+                    pipeline.xadd("orders", {"body": str(number)})
+                pipeline.execute()
+                for number in range(200):
                     recorder.confirmed(number)
                 await running.says("handling", times=200)
                 recorder.fault("in flight", proof=client.xpending("orders", "default")["pending"] == 200)
