@@ -47,8 +47,13 @@ class Broker(Declarations[S], Generic[S]):
     ) -> None:
         super().__init__()
         if not isinstance(url, str) or "://" not in url:
-            raise ConfigurationError(f"{url!r} is not a broker URL: write it like {self.schemes[0]}://host:port")
-        parts = urlsplit(url)
+            raise ConfigurationError(
+                f"{hide_credentials(str(url))!r} is not a broker URL: write it like {self.schemes[0]}://host:port"
+            )
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ConfigurationError(f"the host in {hide_credentials(url)!r} is not one: check its brackets") from None
         if parts.scheme not in self.schemes:
             known = " or ".join(f"{scheme}://" for scheme in self.schemes)
             raise ConfigurationError(f"{type(self).__name__} does not know {parts.scheme}:// URLs: give it {known}")
@@ -98,3 +103,9 @@ class Broker(Declarations[S], Generic[S]):
                 f"subscriber {declared.source!s} asks for ordered_by={declared.ordered_by!r}, which "
                 f"{type(self).__name__} cannot promise"
             )
+
+
+def hide_credentials(url: str) -> str:
+    """`url` for an error message. It need not be well-formed: whatever is in front of the last @ may be a password."""
+    _, at, rest = url.rpartition("@")
+    return f"***@{rest}" if at else url

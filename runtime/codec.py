@@ -66,9 +66,10 @@ def encode_body(codec: Codec, body: Any) -> tuple[bytes, str]:
 
 def body_decoder(codec: Codec, annotation: Any) -> Decoder:
     """A function from bytes to what a handler annotated its body with. Raises TypeError if there can be none."""
-    if annotation is bytes:
+    plain = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+    if plain is bytes:
         return _as_is
-    if annotation is str:
+    if plain is str:
         return bytes.decode
     return codec.decoder(Any if annotation is object else annotation)
 

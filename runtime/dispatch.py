@@ -122,6 +122,8 @@ class Dispatch:
         try:
             if not ticket.granted:
                 await ticket.call()
+            # One whose turn came by the cancel of another, before its own was heard, does not begin.
+            await trio.lowlevel.checkpoint_if_cancelled()
             if ticket.granted and delivery.state is State.RECEIVED:
                 delivery.step(Step.HANDLE)
                 self.running[delivery] = trio.current_time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
@@ -32,14 +33,12 @@ class Handler:
         self._parameters = _parameters(function, self.name)
         try:
             self.annotations()
-        except NameError:
+        except (NameError, AttributeError):
             pass  # a forward reference: `bind` asks again when the run starts
 
     def annotations(self) -> dict[str, Any]:
-        """Each parameter's annotation, resolved. Raises NameError while one cannot be."""
-        inner = inspect.unwrap(self.function)
-        target = inner if inspect.isroutine(inner) or not callable(inner) else type(inner).__call__
-        hints = typing.get_type_hints(getattr(target, "func", target))
+        """Each parameter's annotation, resolved. Raises NameError or AttributeError while one cannot be."""
+        hints = self._hints(extras=False)
         found = {p.name: hints.get(p.name, Any) for p in self._parameters}
         self._check(found)
         return found
@@ -48,12 +47,14 @@ class Handler:
         """The body's annotation, and a function that calls the handler with (body, message)."""
         try:
             annotations = self.annotations()
-        except NameError as error:
+        except (NameError, AttributeError) as error:
             raise ConfigurationError(f"handler {self.name}: {error}; its annotations must name real types") from None
         function = self.function
         body = next(name for name, annotation in annotations.items() if annotation not in RESOLVERS)
+        # The constraints in an `Annotated[...]` are for the codec.
+        body_annotation = self._hints(extras=True).get(body, Any)
         if len(self._parameters) == 1 and self._parameters[0].kind in _POSITIONAL:
-            return annotations[body], lambda value, _: function(value)
+            return body_annotation, lambda value, _: function(value)
         positional = [_resolver(p.name, body, annotations) for p in self._parameters if p.kind in _POSITIONAL]
         keyword = {p.name: _resolver(p.name, body, annotations) for p in self._parameters if p.kind not in _POSITIONAL}
 
@@ -63,7 +64,12 @@ class Handler:
                 **{name: resolve(value, message) for name, resolve in keyword.items()},
             )
 
-        return annotations[body], call
+        return body_annotation, call
+
+    def _hints(self, *, extras: bool) -> dict[str, Any]:
+        inner = _innermost(self.function)
+        target = inner if inspect.isroutine(inner) else type(inner).__call__
+        return typing.get_type_hints(target, include_extras=extras)
 
     def _check(self, annotations: dict[str, Any]) -> None:
         bodies = [name for name, annotation in annotations.items() if annotation not in RESOLVERS]
@@ -92,9 +98,8 @@ def _resolver(name: str, body: str, annotations: dict[str, Any]) -> Callable[[An
 def _parameters(function: Function, name: str) -> tuple[inspect.Parameter, ...]:
     if not callable(function):
         raise ConfigurationError(f"{function!r} is not a function, so it cannot be a handler")
-    inner = inspect.unwrap(function)
-    inner = getattr(inner, "func", inner)  # functools.partial
-    if not (inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__)):
+    # Either will do: a wrapper may be what makes a sync function async, or a sync one may pass on what it wraps.
+    if not (_is_async(function) or _is_async(_innermost(function))):
         raise ConfigurationError(
             f"handler {name} is not an async function: write `async def`, and call blocking code "
             "with `await trio.to_thread.run_sync(...)`"
@@ -107,6 +112,15 @@ def _parameters(function: Function, name: str) -> tuple[inspect.Parameter, ...]:
 
 
 def _name(function: Function) -> str:
-    inner = inspect.unwrap(function) if callable(function) else function
-    inner = getattr(inner, "func", inner)
+    inner = _innermost(function)
     return f"{getattr(inner, '__module__', '?')}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
+
+
+def _innermost(function: Any) -> Any:
+    """`function` without its wrappers and partials."""
+    inner = inspect.unwrap(function)
+    return _innermost(inner.func) if isinstance(inner, functools.partial) else inner
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

@@ -6,9 +6,11 @@ the loop, nor while a module is being imported. A plain handler runs between two
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -100,9 +102,10 @@ class HardExit:
     neither start a thread nor take a lock, and a SimpleQueue's `put` is reentrant.
     """
 
-    def __init__(self, describe: Callable[[], list[str]]) -> None:
+    def __init__(self, describe: Callable[[], list[str]], status: Callable[[], int]) -> None:
         self._describe = describe
-        self._orders: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
+        self._status = status
+        self._orders: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._wait, name="runtime hard exit", daemon=True)
 
     def __enter__(self) -> Self:
@@ -115,12 +118,19 @@ class HardExit:
         self._orders.put(None)
         self._thread.join()
 
-    def arm(self, seconds: float, status: int) -> None:
-        """End the process with `status` in `seconds`. A later call replaces an earlier one."""
-        self._orders.put((time.monotonic() + seconds, status))
+    def arm(self, seconds: float) -> None:
+        """End the process in `seconds`, or when an earlier call said, whichever is sooner.
+
+        Not the last call wins: a signal's handler may be interrupted by the next signal's and then arm after it.
+        """
+        self._orders.put(time.monotonic() + seconds)
 
     def _wait(self) -> None:
-        deadline, status = threading.TIMEOUT_MAX, 0
+        # The second of two signals in a row may be given to another thread than the first. A main thread that blocks is
+        # not woken by that, and only the main thread runs handlers, so this thread takes none.
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, n) for n in _STOPPING if hasattr(signal, n)])
+        deadline = math.inf
         while True:
             try:
                 timeout = min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
@@ -129,11 +139,11 @@ class HardExit:
                 break
             if order is None:
                 return
-            deadline, status = order
+            deadline = min(deadline, order)
         # Neither logging nor sys.stderr: whoever is stuck may hold their locks.
         names = ", ".join(self._describe()) or "nothing that is known of"
         os.write(2, f"runtime: exiting by force; could not be cancelled: {names}\n".encode())
-        os._exit(status)
+        os._exit(self._status())
 
 
 class _Started:
@@ -162,7 +172,7 @@ def run_until_signal(app: Runtime, signals: Signals) -> int:
 
         def on_signal(number: int) -> None:
             first = len(signals.received) == 1
-            hard_exit.arm(HARD_EXIT_AFTER + (app.grace if first else 0), 3 if first else 128 + number)
+            hard_exit.arm(HARD_EXIT_AFTER + (app.grace if first else 0))
             try:
                 if first:
                     token.run_sync_soon(stop, signal.Signals(number).name)
@@ -174,7 +184,10 @@ def run_until_signal(app: Runtime, signals: Signals) -> int:
         with trio.CancelScope() as scope, signals.listening(on_signal):
             await app.serve(task_status=started)
 
-    with HardExit(started.unfinished) as hard_exit:
+    def forced_status() -> int:
+        return 128 + signals.received[1] if len(signals.received) > 1 else 3
+
+    with HardExit(started.unfinished, forced_status) as hard_exit:
         trio.run(main, hard_exit)
     if len(signals.received) > 1:
         return 128 + signals.received[1]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 from runtime.adapter import Features
-from runtime.broker import Broker
+from runtime.broker import Broker, hide_credentials
 from runtime.dial import Dialer
 from runtime.errors import ConfigurationError
 
@@ -59,22 +59,29 @@ class RedisBroker(Broker[Stream]):
 
 def _parse(url: str, tls: ssl.SSLContext | None) -> Address:
     parts = urlsplit(url)
+    shown = hide_credentials(url)
     try:
-        port = parts.port or 6379
-    except ValueError as error:
-        raise ConfigurationError(f"the port in {parts._replace(netloc='…').geturl()!r} is no port: {error}") from None
+        port = 6379 if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if not port:
+        raise ConfigurationError(
+            f"the port in {shown!r} is no port: give 1 to 65535 (and write / ? # in a password as %2F %3F %23)"
+        )
     is_unix = parts.scheme == "unix"
     if is_unix and (parts.hostname or not parts.path.strip("/")):
         raise ConfigurationError("a unix:// URL names an absolute path: write it like unix:///run/redis.sock")
     if not is_unix and not parts.hostname:
-        raise ConfigurationError(f"{url!r} names no host: write it like redis://localhost:6379")
+        raise ConfigurationError(f"{shown!r} names no host: write it like redis://localhost:6379")
     database, query = parts.path.strip("/") or "0", parts.query
     if is_unix:
         database, query = (query.removeprefix("db="), "") if query.startswith("db=") else ("0", query)
     if not database.isdecimal():
-        raise ConfigurationError(f"the database in a Redis URL is a number, not {database!r}: redis://HOST:PORT/0")
+        raise ConfigurationError(f"the database in {shown!r} is no number: write it like redis://HOST:PORT/0")
     if query or parts.fragment:
-        raise ConfigurationError(f"a Redis URL takes no {query or parts.fragment!r}: options are arguments here")
+        raise ConfigurationError(
+            f"a Redis URL ends with its database, and {shown!r} goes on: options are arguments here"
+        )
     if tls is not None and parts.scheme != "rediss":
         raise ConfigurationError("tls was given for a redis:// URL: write rediss:// to use TLS")
     return Address(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,12 +40,13 @@ class Stream:
         if self.start not in ("beginning", "end"):
             raise ConfigurationError(f'start of stream {self.name!r} is {self.start!r}: give "beginning" or "end"')
         for option, value in {"lease": self.lease, "poll": self.poll}.items():
-            if not isinstance(value, int | float) or not value >= 0.01:
+            if not isinstance(value, int | float) or not 0.01 <= value < math.inf:
                 raise ConfigurationError(f"{option} of stream {self.name!r} is {value!r}: give seconds from 0.01 up")
-        if self.maxlen is not None and (not isinstance(self.maxlen, int) or self.maxlen < 1):
+        # True is an int to Python, and nothing that can be sent to Redis.
+        if self.maxlen is not None and (type(self.maxlen) is not int or self.maxlen < 1):
             raise ConfigurationError(f"maxlen of stream {self.name!r} is {self.maxlen!r}: give a number of entries")
 
-        if self.maxage is not None and (not isinstance(self.maxage, int | float) or not self.maxage > 0):
+        if self.maxage is not None and (not isinstance(self.maxage, int | float) or not 0 < self.maxage < math.inf):
             raise ConfigurationError(f"maxage of stream {self.name!r} is {self.maxage!r}: give seconds above 0")
         if self.maxlen is not None and self.maxage is not None:
             raise ConfigurationError(f"stream {self.name!r} has both maxlen and maxage: Redis trims by one of them")

@@ -27,6 +27,7 @@ def publish(options: argparse.Namespace) -> int:
     broker = broker_from_url(options.broker)
     if options.broker.startswith("memory://"):
         raise UsageError("memory:// lives inside one process, so nobody else would get the message: name a server")
+    broker.destination(options.destination)  # refused now, not as a failed publish
     with open_bodies(options.body, options.file) as bodies, Signals() as signals:
         progress = Progress(bodies, sys.stderr)
         failure = trio.run(_publish, broker, options, signals, bodies, progress)

@@ -31,6 +31,10 @@ class Holdings:
         threads = {t.name for t in threading.enumerate() if not t.name.startswith("Trio thread")}
         return cls(frozenset(threads), sockets, len(links) - sockets, _tasks())
 
+    def within(self, other: Holdings) -> bool:
+        """Whether this is no more than `other`, tasks aside."""
+        return self.threads <= other.threads and self.sockets <= other.sockets and self.files <= other.files
+
 
 def _tasks() -> int:
     try:

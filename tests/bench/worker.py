@@ -52,14 +52,16 @@ async def worker(folder: Path, module: str, *arguments: str, command: str = "run
     """Write `module` to `folder`/handlers.py and start `runtime run handlers *arguments`; killed when the block ends."""
     (folder / "handlers.py").write_text(module)
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
-    async with trio.open_nursery() as nursery:
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "runtime", command, "handlers", *arguments],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "runtime", command, "handlers", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    # The reader has to be gone before its pipe is closed: hence the nursery within.
+    async with process.stdout, trio.open_nursery() as nursery:
         running = Worker(process)
         nursery.start_soon(running.read)
         try:
@@ -70,5 +72,3 @@ async def worker(folder: Path, module: str, *arguments: str, command: str = "run
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
                 await process.wait()
             nursery.cancel_scope.cancel()
-            assert process.stdout is not None
-            await trio.aclose_forcefully(process.stdout)
