@@ -100,8 +100,9 @@ class Session(Protocol):
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Exception | None]:
         """Send the batch and wait until the broker has taken it; one result per item, None for done.
 
-        An item's own error means that its lease is gone. Raises `SessionLost` for all of it; the runtime sends it again
-        on the next session if leases are bound to the broker, so a settlement must be safe to repeat there.
+        An item's own error means that its lease is gone. Raises `SessionLost` for all of it, also when the session ends
+        meanwhile. The runtime then sends it again on the next session if leases are bound to the broker, so a settlement
+        must be safe to repeat there.
         """
         ...
 

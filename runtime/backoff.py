@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import Refused, SessionLost, leaves
+from .errors import ConfigurationError, Refused, SessionLost, leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,10 @@ class Backoff:
     cap: float = 3.0
     floor: float = 1.0
     stable: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.first <= self.cap and self.floor >= 0 and self.stable >= 0):
+            raise ConfigurationError(f"{self!r} cannot be: 0 < first <= cap, and neither floor nor stable below 0")
 
     def delay(self, attempt: int, jitter: float, *, hopeless: bool = False) -> float:
         """The wait after failed attempt number `attempt` (from 1); `jitter` is uniform in [0, 1)."""

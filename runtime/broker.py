@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 from .adapter import Features, Session, Source
@@ -15,6 +15,17 @@ from .dial import Dialer
 from .errors import ConfigurationError
 
 S = TypeVar("S", bound=Source)
+
+
+class BrokerOptions(TypedDict, total=False):
+    """The options of every broker, for the signatures of adapters: `**options: Unpack[BrokerOptions]`."""
+
+    name: str | None
+    codec: Codec
+    publish_limit: float
+    connect_limit: float
+    probe_interval: float
+    backoff: Backoff
 
 
 class Broker(Declarations[S], Generic[S]):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -101,8 +101,28 @@ def _refuse_undecodable(annotation: Any) -> None:
         info = msgspec.inspect.type_info(annotation)
     except Exception as error:
         raise TypeError(f"cannot decode JSON into {annotation!r}: {error}") from error
-    if isinstance(info, msgspec.inspect.CustomType) and not _is_pydantic(info.cls):
+    unknown = next(_unknown_classes(info), None)
+    if unknown is not None:
         raise TypeError(
-            f"cannot decode JSON into {annotation!r}: use bytes, str, a builtin, a dataclass, a TypedDict, "
+            f"cannot decode JSON into {unknown!r}: use bytes, str, a builtin, a dataclass, a TypedDict, "
             "a msgspec Struct or a pydantic model, or give the subscription a codec of its own"
         )
+
+
+def _unknown_classes(info: Any, seen: set[type] | None = None) -> Iterator[type]:
+    """The classes inside a msgspec type that neither it nor pydantic can make. A class that holds itself ends it."""
+    seen = set() if seen is None else seen
+    if isinstance(info, msgspec.inspect.CustomType):
+        if not _is_pydantic(info.cls):
+            yield info.cls
+    elif isinstance(info, list | tuple):
+        for part in info:
+            yield from _unknown_classes(part, seen)
+    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        if (cls := getattr(info, "cls", None)) is not None:
+            if cls in seen:
+                return
+            seen.add(cls)
+        for name in info.__struct_fields__:
+            if name not in ("default", "default_factory"):
+                yield from _unknown_classes(getattr(info, name), seen)

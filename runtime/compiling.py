@@ -13,6 +13,7 @@ from .broker_run import BrokerRun
 from .declarations import Declarations, ResultPublisher, Subscriber, compose
 from .endpoint import PublishResult, compile_endpoint
 from .errors import ConfigurationError
+from .handler import Function, Handler
 from .intake import Intake
 from .message import Message
 
@@ -37,15 +38,15 @@ def compile_brokers(bindings: Sequence[Binding], intake: Intake) -> dict[Declara
     publishers = [
         (declared, live[binding.declarations]) for binding in bindings for declared in binding.declarations.publishers
     ]
-    handled = set()
+    handled: list[Function] = []
     for binding in bindings:
         for subscriber in binding.declarations.subscribers:
-            handled.add(inspect.unwrap(subscriber.handler.function))
+            handled.append(inspect.unwrap(subscriber.handler.function))
             _subscribe(live[binding.broker], subscriber, publishers)
     for declared, target in publishers:
         if inspect.unwrap(declared.function) not in handled:
             raise ConfigurationError(
-                f"{declared.function.__qualname__} is a publisher of {str(declared.destination)!r} on "
+                f"{Handler(declared.function).name} is a publisher of {str(declared.destination)!r} on "
                 f"{target.name!r}, but nothing subscribes it: add @subscriber, or call publish() yourself"
             )
     return live
@@ -65,7 +66,7 @@ def _subscribe(
     endpoint = compile_endpoint(
         subscriber.handler,
         subscriber.codec or live.broker.codec,
-        [_publish_result(d, target) for d, target in publishers if inspect.unwrap(d.function) is function],
+        [_publish_result(d, target) for d, target in publishers if inspect.unwrap(d.function) == function],
     )
     live.subscribe(
         source,

@@ -166,7 +166,7 @@ class Declarations(Generic[S]):
           Rejected, Unroutable: the broker refused it.
           NotServing: no run serves this broker now, or several do and none of them is the caller's.
           trio.ClosedResourceError: the run is over.
-          TypeError: the codec cannot encode `body`, or a header is not a string.
+          TypeError, ValueError: the codec cannot encode `body`, or a key or header is no string that UTF-8 can encode.
         """
         live = self.live()
         outgoing = compose(
@@ -231,6 +231,16 @@ def compose(
     """The message for `body`, ready to be sent. See `Declarations.publish` for the arguments and what they raise."""
     encoded, natural_type = encode_body(broker.codec, body)
     to = broker.destination(destination)
+    # Refused here, at the caller: further on these share a batch with other callers' messages.
+    for name, text in (("key", key), ("reply_to", reply_to), ("correlation_id", correlation_id)):
+        if text is not None:
+            _check_text(name, text)
+    for name, text in (
+        ("destination", to.name),
+        ("content_type", content_type or ""),
+        ("message_id", message_id or ""),
+    ):
+        _check_text(name, text)
     message = Message(
         body=encoded,
         id=message_id or new_message_id(),
@@ -249,7 +259,17 @@ def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
     if not headers:
         return NO_HEADERS
     for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"header {name!r} is {value!r}: headers are strings, names and values")
+        _check_text("a header's name", name)
+        _check_text(f"header {name!r}", value)
     # A copy: the caller may go on using his dict while the message waits.
     return MappingProxyType(dict(headers))
+
+
+def _check_text(what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} of a message is {text!r}: give a string")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{what} of a message is {text!r}, which UTF-8 cannot encode") from None

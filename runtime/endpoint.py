@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from . import retry
 from .codec import Codec, body_decoder
 from .delivery import ACK, Delivery, Outcome, Reject, Release
-from .errors import ConfigurationError, root_cause
+from .errors import ConfigurationError, describe, root_cause
 from .handler import Handler
 from .message import Message
 
@@ -50,7 +50,7 @@ def compile_endpoint(handler: Handler, codec: Codec, publishers: Sequence[Publis
             body = decode(message.body)
         except Exception as error:
             # Any exception: a codec is foreign code, and a body that it chokes on will choke it again.
-            return Reject(f"its body does not decode: {type(error).__name__}: {error}")
+            return Reject(f"its body does not decode: {describe(error)}")
         result = await call(body, message)
         if result is not None:
             for publish in publishers:

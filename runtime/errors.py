@@ -75,13 +75,14 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def describe(error: BaseException) -> str:
-    """One line about `error`: its own words if it is ours, with its type's name if it is not."""
+    """One line about `error` that can be sent anywhere: its own words if it is ours, with its type's name if not."""
     cause = root_cause(error)
-    if isinstance(cause, MessagingError):
-        return str(cause)
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    system = cause.strerror if isinstance(cause, OSError) else None
+    text = system or str(cause)
+    if not text or not (system or isinstance(cause, MessagingError)):
+        text = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+    # File names that are not UTF-8 come in errors as lone surrogates, which no broker takes.
+    return " ".join(text.split()).encode(errors="backslashreplace").decode()
 
 
 def unexpected(error: BaseException) -> BaseException | None:

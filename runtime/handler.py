@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -69,7 +70,10 @@ class Handler:
     def _hints(self, *, extras: bool) -> dict[str, Any]:
         inner = _innermost(self.function)
         target = inner if inspect.isroutine(inner) else type(inner).__call__
-        return typing.get_type_hints(target, include_extras=extras)
+        # Without the return annotation: nothing here needs it, so it may name what exists for type checkers only.
+        named = {name: hint for name, hint in inspect.get_annotations(target).items() if name != "return"}
+        bare = types.SimpleNamespace(__annotations__=named)
+        return typing.get_type_hints(bare, getattr(target, "__globals__", {}), include_extras=extras)
 
     def _check(self, annotations: dict[str, Any]) -> None:
         bodies = [name for name, annotation in annotations.items() if annotation not in RESOLVERS]

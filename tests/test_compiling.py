@@ -85,3 +85,16 @@ async def test_a_result_waits_for_its_broker_and_the_handler_is_not_run_again(au
         await until(lambda: sink.published)
         await until(lambda: app.status().broker("memory").subscriptions[0].acked == 1)
     assert ([message.body for message in sink.published], calls) == ([b"7"], 1)
+
+
+async def test_the_results_of_a_bound_method_are_published(autojump_clock: MockClock) -> None:
+    class Shop:
+        async def bill(self, number: int) -> int:
+            return number
+
+    broker, shop = MemoryBroker(), Shop()
+    broker.publisher("invoices")(shop.bill)
+    broker.subscriber("orders")(shop.bill)
+    async with Runtime(broker).open():
+        await broker.publish(1, "orders")
+        await until(lambda: broker.server.messages("invoices"))

@@ -131,9 +131,24 @@ async def test_publishing_without_a_run_raises_at_once() -> None:
 async def test_a_header_that_is_no_string_is_refused(autojump_clock: MockClock) -> None:
     broker = MemoryBroker()
     async with Runtime(broker).open():
-        with pytest.raises(TypeError, match="header 'n' is 1"):
+        with pytest.raises(TypeError, match="header 'n' of a message is 1"):
             await broker.publish(1, "numbers", headers={"n": 1})  # type: ignore[dict-item]
     assert broker.server.messages("numbers") == []
+
+
+@pytest.mark.promise("P1")
+@pytest.mark.parametrize("field", ["key", "reply_to", "correlation_id", "message_id", "content_type"])
+async def test_text_that_no_wire_can_carry_is_refused_at_the_caller_and_not_in_a_batch_with_others(
+    autojump_clock: MockClock, field: str
+) -> None:
+    broker = MemoryBroker()
+    async with Runtime(broker).open():
+        with pytest.raises(ValueError, match=f"{field} of a message is .*UTF-8"):
+            await broker.publish(1, "numbers", **{field: "\ud800"})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="UTF-8"):
+            await broker.publish(1, "numbers", headers={"name": "\udc80"})
+        await broker.publish(2, "numbers")
+    assert [message.body for message in broker.server.messages("numbers")] == [b"2"]
 
 
 @pytest.mark.promise("P8")

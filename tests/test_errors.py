@@ -68,6 +68,8 @@ def test_the_root_cause_is_what_is_not_just_the_news_of_a_lost_session() -> None
         (ValueError(), "ValueError"),
         (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
         (OSError("all attempts to connect failed"), "OSError: all attempts to connect failed"),
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (ValueError("no file \udc80"), "ValueError: no file \\udc80"),
     ],
     ids=repr,
 )

@@ -183,24 +183,27 @@ async def test_a_cancel_tears_down_within_a_second_and_the_next_run_gets_every_m
 
 
 @pytest.mark.promise("P2", "P6")
-async def test_a_message_that_arrives_in_the_moment_of_a_cancel_is_not_started(autojump_clock: MockClock) -> None:
-    broker, attempts = MemoryBroker(), []
+@pytest.mark.parametrize("round", range(5))  # Trio shuffles the tasks of one tick
+async def test_a_message_that_arrives_in_the_moment_of_a_cancel_is_not_started(
+    autojump_clock: MockClock, round: int
+) -> None:
+    broker = MemoryBroker()
+    attempts: list[int] = []
 
     @broker.subscriber("numbers")
     async def handle(number: int, message: Message) -> None:
         attempts.append(message.attempt)
 
     app = Runtime(broker)
-    for round in range(10):  # Trio shuffles the tasks of one tick
-        async with trio.open_nursery() as nursery:
-            await nursery.start(app.serve)
-            await until(lambda: app.status().ready)
-            broker.server.publish(Message(body=b"1", id=str(round), destination="numbers"), "numbers")
-            nursery.cancel_scope.cancel()
-        assert attempts == []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.serve)
+        await until(lambda: app.status().ready)
+        broker.server.publish(Message(body=b"1", id="1", destination="numbers"), "numbers")
+        nursery.cancel_scope.cancel()
+    assert attempts == []
     async with app.open():
-        await until(lambda: len(attempts) == 10)
-    assert attempts == [1] * 10
+        await until(lambda: attempts)
+    assert attempts == [1]
 
 
 @pytest.mark.promise("P2", "P6")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 import trio
 
 from runtime.adapter import Features
-from runtime.broker import Broker
+from runtime.broker import Broker, BrokerOptions
 from runtime.dial import Dialer
 from runtime.errors import ConfigurationError
 
@@ -30,7 +30,9 @@ class MemoryBroker(Broker[Topic]):
     features: ClassVar[Features] = Features(ordering="process", lease="session")
     schemes: ClassVar[tuple[str, ...]] = ("memory",)
 
-    def __init__(self, url: str = "memory://", *, server: MemoryServer | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str = "memory://", *, server: MemoryServer | None = None, **options: Unpack[BrokerOptions]
+    ) -> None:
         super().__init__(url, **options)
         if url != "memory://":
             raise ConfigurationError(f"{url!r} is not a URL of the embedded broker: it has only memory://")

@@ -7,11 +7,11 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 from urllib.parse import unquote, urlsplit
 
 from runtime.adapter import Features
-from runtime.broker import Broker, hide_credentials
+from runtime.broker import Broker, BrokerOptions, hide_credentials
 from runtime.dial import Dialer
 from runtime.errors import ConfigurationError
 
@@ -34,7 +34,9 @@ class RedisBroker(Broker[Stream]):
     features: ClassVar[Features] = Features(ordering="process", lease="broker")
     schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss", "unix")
 
-    def __init__(self, url: str, *, group: str = "default", tls: ssl.SSLContext | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str, *, group: str = "default", tls: ssl.SSLContext | None = None, **options: Unpack[BrokerOptions]
+    ) -> None:
         super().__init__(url, **options)
         self.group = group
         self._address = _parse(url, tls)
@@ -82,6 +84,8 @@ def _parse(url: str, tls: ssl.SSLContext | None) -> Address:
         raise ConfigurationError(
             f"a Redis URL ends with its database, and {shown!r} goes on: options are arguments here"
         )
+    if parts.username and parts.password is None:
+        raise ConfigurationError(f"{shown!r} has a user and no password: write it like redis://USER:PASSWORD@HOST")
     if tls is not None and parts.scheme != "rediss":
         raise ConfigurationError("tls was given for a redis:// URL: write rediss:// to use TLS")
     return Address(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import MappingProxyType
 
 import msgspec
 
@@ -73,7 +74,8 @@ def message(stream: str, entry_id: bytes, entry: list[bytes], attempt: int) -> M
         else:
             headers[_text(field.removeprefix(b"_h:"))] = _text(value)
     known.setdefault("id", entry_id.decode())
-    return Message(body=body, destination=stream, headers=headers or NO_HEADERS, attempt=attempt, **known)  # type: ignore[arg-type]
+    shown = MappingProxyType(headers) if headers else NO_HEADERS
+    return Message(body=body, destination=stream, headers=shown, attempt=attempt, **known)  # type: ignore[arg-type]
 
 
 def _foreign_body(pairs: dict[bytes, bytes]) -> bytes:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from ..app import Runtime
-from ..broker import Broker
+from ..broker import Broker, hide_credentials
 from ..router import Router
 
 #: URL scheme → where its adapter lives.
@@ -34,7 +34,7 @@ def broker_from_url(url: str) -> Broker[Any]:
     scheme = url.partition("://")[0]
     if "://" not in url or scheme not in ADAPTERS:
         known = ", ".join(f"{scheme}://" for scheme in ADAPTERS)
-        raise UsageError(f"{url!r} is not a broker URL: it must begin with one of {known}")
+        raise UsageError(f"{hide_credentials(url)!r} is not a broker URL: it must begin with one of {known}")
     module, name = ADAPTERS[scheme]
     _put_working_directory_last()
     try:

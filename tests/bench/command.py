@@ -18,10 +18,12 @@ from .worker import Worker
 async def command(*words: str, folder: Path, stdin: int | IO[Any] = subprocess.DEVNULL) -> AsyncIterator[Worker]:
     """Run `words` in `folder`; killed when the block ends. With `stdin=PIPE` its `process.stdin` is a stream."""
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
-    async with trio.open_nursery() as nursery:
-        process = await trio.lowlevel.open_process(
-            words, cwd=folder, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+    process = await trio.lowlevel.open_process(
+        words, cwd=folder, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    # The reader has to be gone before its pipe is closed: hence the nursery within.
+    async with process.stdout, trio.open_nursery() as nursery:
         running = Worker(process)
         nursery.start_soon(running.read)
         try:
