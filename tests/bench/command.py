@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,39 @@ from typing import IO, Any
 
 import trio
 
-from .worker import Worker
+
+class Worker:
+    """A running process: its output as it comes, its end."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.output = ""
+        self._grown = trio.lowlevel.ParkingLot()
+
+    async def says(self, text: str, *, times: int = 1, within: float = 15) -> None:
+        """Wait until `text` has appeared in its output, standard error included."""
+        with trio.move_on_after(within):
+            while self.output.count(text) < times:
+                await self._grown.park()
+            return
+        raise AssertionError(f"the worker did not say {text!r} {times}x within {within} s, but:\n{self.output}")
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    async def ends(self, within: float) -> tuple[int, float]:
+        """Its exit status and how many seconds it took to end, at most `within`."""
+        began = trio.current_time()
+        with trio.move_on_after(within):
+            status = await self.process.wait()
+            return status, trio.current_time() - began
+        raise AssertionError(f"the worker had not ended {within} s later; it said:\n{self.output}")
+
+    async def read(self) -> None:
+        assert self.process.stdout is not None
+        async for chunk in self.process.stdout:
+            self.output += chunk.decode(errors="replace")
+            self._grown.unpark_all()
 
 
 @asynccontextmanager

@@ -2,73 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import trio
-
-
-class Worker:
-    """A running process: its output as it comes, its end."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self.output = ""
-        self._grown = trio.lowlevel.ParkingLot()
-
-    async def says(self, text: str, *, times: int = 1, within: float = 15) -> None:
-        """Wait until `text` has appeared in its output, standard error included."""
-        with trio.move_on_after(within):
-            while self.output.count(text) < times:
-                await self._grown.park()
-            return
-        raise AssertionError(f"the worker did not say {text!r} {times}x within {within} s, but:\n{self.output}")
-
-    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(number)
-
-    async def ends(self, within: float) -> tuple[int, float]:
-        """Its exit status and how many seconds it took to end, at most `within`."""
-        began = trio.current_time()
-        with trio.move_on_after(within):
-            status = await self.process.wait()
-            return status, trio.current_time() - began
-        raise AssertionError(f"the worker had not ended {within} s later; it said:\n{self.output}")
-
-    async def read(self) -> None:
-        assert self.process.stdout is not None
-        async for chunk in self.process.stdout:
-            self.output += chunk.decode(errors="replace")
-            self._grown.unpark_all()
+from .command import Worker, command
 
 
 @asynccontextmanager
-async def worker(folder: Path, module: str, *arguments: str, command: str = "run") -> AsyncIterator[Worker]:
+async def worker(folder: Path, module: str, *arguments: str) -> AsyncIterator[Worker]:
     """Write `module` to `folder`/handlers.py and start `runtime run handlers *arguments`; killed when the block ends."""
     (folder / "handlers.py").write_text(module)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "runtime", command, "handlers", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdout is not None
-    # The reader has to be gone before its pipe is closed: hence the nursery within.
-    async with process.stdout, trio.open_nursery() as nursery:
-        running = Worker(process)
-        nursery.start_soon(running.read)
-        try:
-            yield running
-        finally:
-            if process.poll() is None:
-                process.kill()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
-                await process.wait()
-            nursery.cancel_scope.cancel()
+    async with command(sys.executable, "-m", "runtime", "run", "handlers", *arguments, folder=folder) as running:
+        yield running
