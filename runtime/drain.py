@@ -54,17 +54,21 @@ class Report:
     cancelled: int
     #: Settlements that did not reach their broker in time: these messages will be delivered again.
     unflushed: int
+    #: The lifespan was cancelled, because the grace was over before it had started or long before it had ended.
+    lifespan_cancelled: bool = False
 
     @property
     def exit_status(self) -> int:
-        """0 after a clean drain, 3 if handlers had to be cancelled, 1 if settlements were left over."""
-        return 3 if self.cancelled else 1 if self.unflushed else 0
+        """0 after a clean drain, 3 if handlers or the lifespan had to be cancelled, 1 if settlements were left over."""
+        return 3 if self.cancelled or self.lifespan_cancelled else 1 if self.unflushed else 0
 
     def __str__(self) -> str:
         if self.cancelled:
             return (
                 f"{self.cancelled} handler(s) cancelled at the end of the grace; their messages will be delivered again"
             )
+        if self.lifespan_cancelled:
+            return "the lifespan cancelled at the end of the grace"
         if self.unflushed:
             return f"{self.unflushed} settlement(s) not delivered in time; their messages will be delivered again"
         return "clean: every message taken was settled"

@@ -82,7 +82,7 @@ class Run:
     def report(self) -> Report:
         """What the run came to; final when it is closed."""
         cancelled = sum(d.counters.cancelled for live in self.brokers for d in live.dispatches)
-        return Report(self._drain.reason or "cancelled", cancelled, self._unflushed)
+        return Report(self._drain.reason or "cancelled", cancelled, self._unflushed, self._scope.cancelled_caught)
 
     # ---- its life ------------------------------------------------------------------------------------------------
 

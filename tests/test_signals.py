@@ -244,7 +244,7 @@ async def test_lifespan_that_hangs_at_the_start_has_the_grace_and_no_longer(tmp_
         await running.says("starting")
         running.signal()
         status, seconds = await running.ends(within=5)
-    assert status == 0, running.output
+    assert status == 3, running.output
     assert GRACE - 0.1 <= seconds < GRACE + 1.5
     assert "by force" not in running.output
 

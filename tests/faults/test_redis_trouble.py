@@ -13,7 +13,9 @@ import trio.lowlevel
 from adapters.redis import RedisBroker, Stream
 from runtime import BrokerUnavailable, LinkState, Runtime, SubscriptionState
 
+from ..bench.recorder import Recorder
 from ..bench.servers import RedisServer, redis_server
+from ..bench.table import FaultTable
 from ..bench.waiting import until
 
 pytestmark = pytest.mark.broker
@@ -202,8 +204,15 @@ async def test_a_server_that_is_loading_is_waited_for(tmp_path: Path, caplog: py
 
 @pytest.mark.promise("P8")
 async def test_credentials_revoked_while_running_are_tried_at_most_once_a_second(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault_table: FaultTable
 ) -> None:
+    with Recorder(9, "credentials revoked", broker="redis") as recorder:
+        await revoke_credentials(tmp_path, recorder)
+        fault_table.add(recorder.check(recovery_within=5))
+    assert len(troubles(caplog, "WRONGPASS")) == 1
+
+
+async def revoke_credentials(tmp_path: Path, recorder: Recorder) -> None:
     with redis_server(tmp_path, "--user", "app", "on", ">secret", "~*", "&*", "+@all") as server:
         await server.start()
         broker = RedisBroker(server.url.replace("//", "//app:secret@"))
@@ -211,6 +220,7 @@ async def test_credentials_revoked_while_running_are_tried_at_most_once_a_second
 
         @broker.subscriber("orders")
         async def handle(number: int) -> None:
+            recorder.handled(number)
             arrived.set()
 
         app = Runtime(broker)
@@ -222,12 +232,13 @@ async def test_credentials_revoked_while_running_are_tried_at_most_once_a_second
                 attempts = app.status().broker("redis").attempts
                 await trio.sleep(3)
                 assert 1 <= app.status().broker("redis").attempts - attempts <= 3
-                assert not app.status().ready
+                recorder.fault("not ready", proof=not app.status().ready)
                 client.acl_setuser("app", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all"])
+                recorder.mark_fault(unsettled=0)
                 await broker.publish(1, "orders")
+                recorder.confirmed(1)
                 with trio.fail_after(5):
                     await arrived.wait()
-    assert len(troubles(caplog, "WRONGPASS")) == 1
 
 
 async def test_a_unix_socket_is_as_good_as_a_port(tmp_path: Path) -> None:
