@@ -232,15 +232,16 @@ def compose(
     encoded, natural_type = encode_body(broker.codec, body)
     to = broker.destination(destination)
     # Refused here, at the caller: further on these share a batch with other callers' messages.
-    for name, text in (("key", key), ("reply_to", reply_to), ("correlation_id", correlation_id)):
-        if text is not None:
-            _check_text(name, text)
     for name, text in (
         ("destination", to.name),
-        ("content_type", content_type or ""),
-        ("message_id", message_id or ""),
+        ("key", key),
+        ("reply_to", reply_to),
+        ("correlation_id", correlation_id),
+        ("content_type", content_type or None),
+        ("message_id", message_id or None),
     ):
-        _check_text(name, text)
+        if text is not None:
+            _check_text(name, text)
     message = Message(
         body=encoded,
         id=message_id or new_message_id(),

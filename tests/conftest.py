@@ -40,6 +40,17 @@ async def redis_process(tmp_path: Path) -> AsyncIterator[RedisServer]:
         yield server
 
 
+@pytest.fixture
+async def two_redis_processes(tmp_path: Path) -> AsyncIterator[tuple[RedisServer, RedisServer]]:
+    """Two of them, with nothing in common."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with redis_server(tmp_path / "a") as first, redis_server(tmp_path / "b") as second:
+        await first.start()
+        await second.start()
+        yield first, second
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A broker that cannot be had fails the tests in CI, and is a loud skip elsewhere."""
     if shutil.which("redis-server") is None and not os.environ.get("CI"):

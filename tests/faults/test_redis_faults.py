@@ -280,8 +280,8 @@ async def test_16_24_of_a_killed_worker_exactly_what_was_in_flight_is_handled_ag
         async with worker(tmp_path, worker_module(redis_process.url, duration=3600)) as running:
             await running.says("connected")
             with redis_process.client() as client:
+                redis_process.add_numbers("orders", 40)
                 for number in range(40):
-                    client.xadd("orders", {"body": str(number)})
                     recorder.confirmed(number)
                 await running.says("handling", times=40)
                 running.process.kill()
@@ -313,10 +313,7 @@ async def test_22_sigterm_with_200_in_flight_doubles_nothing(
         async with worker(tmp_path, worker_module(redis_process.url, duration=1)) as running:
             await running.says("connected")
             with redis_process.client() as client:
-                pipeline = client.pipeline()  # all at once: none may be done before the last has begun
-                for number in range(200):
-                    pipeline.xadd("orders", {"body": str(number)})
-                pipeline.execute()
+                redis_process.add_numbers("orders", 200)  # at once: none may be done before the last has begun
                 for number in range(200):
                     recorder.confirmed(number)
                 await running.says("handling", times=200)

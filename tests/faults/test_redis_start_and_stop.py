@@ -111,10 +111,7 @@ async def test_sigterm_with_200_in_flight_settles_each_once(redis_process: Redis
     async with worker(tmp_path, module) as running:
         await running.says("connected")
         with redis_process.client() as client:
-            pipeline = client.pipeline()  # all at once: none may be done before the last has begun
-            for number in range(300):
-                pipeline.xadd("orders", {"body": str(number)})
-            pipeline.execute()
+            redis_process.add_numbers("orders", 300)  # at once: none may be done before the last has begun
             await running.says("handling", times=200)
             assert client.xpending("orders", "billing")["pending"] >= 200
             running.signal()
@@ -151,32 +148,30 @@ async def test_a_handler_stuck_past_the_grace_is_cancelled_and_its_message_deliv
 
 
 @pytest.mark.promise("P9")
-async def test_while_one_broker_drains_its_handlers_still_publish_to_the_other(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    with redis_server(tmp_path / "a") as first, redis_server(tmp_path / "b") as second:
-        await first.start()
-        await second.start()
-        one, other = RedisBroker(first.url, name="one"), RedisBroker(second.url, name="other")
-        started, stopped = trio.Event(), trio.Event()
+async def test_while_one_broker_drains_its_handlers_still_publish_to_the_other(
+    two_redis_processes: tuple[RedisServer, RedisServer],
+) -> None:
+    first, second = two_redis_processes
+    one, other = RedisBroker(first.url, name="one"), RedisBroker(second.url, name="other")
+    started, stopped = trio.Event(), trio.Event()
 
-        @one.subscriber("orders")
-        async def handle(number: int) -> None:
-            started.set()
-            await stopped.wait()
-            await trio.sleep(0.3)  # the drain is well under way
-            await other.publish(number, "done")
+    @one.subscriber("orders")
+    async def handle(number: int) -> None:
+        started.set()
+        await stopped.wait()
+        await trio.sleep(0.3)  # the drain is well under way
+        await other.publish(number, "done")
 
-        app = Runtime(one, other)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(app.serve)
-            await one.publish(1, "orders")
-            await started.wait()
-            app.stop()
-            stopped.set()
-        with first.client() as a, second.client() as b:
-            assert b.xlen("done") == 1
-            assert a.xpending("orders", "default")["pending"] == 0
+    app = Runtime(one, other)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.serve)
+        await one.publish(1, "orders")
+        await started.wait()
+        app.stop()
+        stopped.set()
+    with first.client() as a, second.client() as b:
+        assert b.xlen("done") == 1
+        assert a.xpending("orders", "default")["pending"] == 0
 
 
 @pytest.mark.promise("P2")
