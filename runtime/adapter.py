@@ -31,6 +31,25 @@ class Features:
     #: What a delivery's lease is bound to: the `session` (a lost session loses it: the broker delivers it again) or
     #: the `broker` (it outlives the session, and can be settled on the next one).
     lease: Literal["session", "broker"]
+    #: Who remembers how often a message was tried: the `broker`, or only the `session` that it was delivered on.
+    attempts: Literal["session", "broker"]
+    #: Whether several groups can read one source, each getting every message.
+    groups: bool
+    #: Whether a publish that nobody could ever receive is refused with `Unroutable`.
+    unroutable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a source reads, in the terms that all brokers share. The test kit simulates an adapter's broker by it.
+
+    A *log* is a named sequence of messages; the readers of one `group` share its messages, and each group gets all of
+    them. A group that does not exist yet begins at `start`. A queue is a log with a single group, named "".
+    """
+
+    logs: tuple[str, ...]
+    group: str = ""
+    start: Literal["beginning", "end"] = "beginning"
 
 
 class Source(Protocol):

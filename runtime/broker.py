@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
-from .adapter import Features, Session, Source
+from .adapter import Features, Reading, Session, Source
 from .backoff import Backoff
 from .codec import JSON, Codec
 from .declarations import Declarations, Subscriber
 from .dial import Dialer
 from .errors import ConfigurationError
+from .message import Message
 
 S = TypeVar("S", bound=Source)
 
@@ -90,6 +92,18 @@ class Broker(Declarations[S], Generic[S]):
     def destination(self, spec: S | str) -> S:
         """What a publish's `spec` means. Raises `ConfigurationError` for what cannot be published to."""
         return self.source(spec)
+
+    def reading(self, source: S) -> Reading:
+        """What `source` reads: the first half of the adapter's routing rule. Pure; by default a queue of its name."""
+        return Reading((source.name,))
+
+    def route(self, message: Message, destination: S, declared: Collection[S]) -> Sequence[str]:
+        """The logs that get a message published to `destination`: the second half. Pure; by default the one so named.
+
+        Args:
+          declared: every source that has been opened on this broker; what is bound to an exchange is read from it.
+        """
+        return (destination.name,)
 
     @abstractmethod
     def open_session(self, identity: str, dialer: Dialer) -> AbstractAsyncContextManager[Session]:

@@ -33,7 +33,9 @@ class Place:
 class FakeBroker(Broker[Place]):
     """The declaration and its server in one. Leases are the session's; see `LastingBroker` for the other kind."""
 
-    features: ClassVar[Features] = Features(ordering="process", lease="session")
+    features: ClassVar[Features] = Features(
+        ordering="process", lease="session", attempts="session", groups=False, unroutable=True
+    )
     schemes: ClassVar[tuple[str, ...]] = ("fake",)
 
     def __init__(self, name: str = "fake", *, publish_limit: float = 30.0, probe_interval: float = 5.0) -> None:
@@ -107,7 +109,9 @@ class FakeBroker(Broker[Place]):
 class LastingBroker(FakeBroker):
     """Leases outlive the session: nothing is delivered again, everything can be settled on the next session."""
 
-    features: ClassVar[Features] = Features(ordering="none", lease="broker")
+    features: ClassVar[Features] = Features(
+        ordering="none", lease="broker", attempts="broker", groups=False, unroutable=True
+    )
 
 
 class FakeSession:

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from runtime import Runtime
-from runtime.adapter import Features, Settlement
+from runtime.adapter import Settlement
 from runtime.delivery import ACK, Ack, Delivery, IllegalStep, Outcome, Reject, Release, State, Step
 from runtime.errors import SessionLost
 from runtime.link import Link
@@ -126,7 +126,7 @@ async def test_each_item_gets_its_own_answer_and_what_gathers_meanwhile_leaves_i
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     link, session = Link(), _Recorder()
-    settler = Settler("fake", Features(ordering="none", lease="broker"), link)
+    settler = Settler("fake", LastingBroker.features, link)
     outcomes: dict[str, Outcome] = {"a": ACK, "gone": Release(after=1), "b": Reject("bad")}
     deliveries = {name: _delivery(name) for name in outcomes}
     async with trio.open_nursery() as nursery:
@@ -152,7 +152,7 @@ async def test_a_delivery_that_was_lost_while_it_waited_for_a_session_is_not_set
     autojump_clock: MockClock,
 ) -> None:
     link, session, done = Link(), _Recorder(), []
-    settler = Settler("fake", Features(ordering="none", lease="session"), link)
+    settler = Settler("fake", FakeBroker.features, link)
     lost, kept, never = _delivery("lost"), _delivery("kept"), _delivery("never")
     for delivery in (lost, kept):
         settler.put(delivery, ACK, lambda delivery, _: done.append(delivery))
@@ -172,7 +172,7 @@ async def test_a_delivery_that_was_lost_while_it_waited_for_a_session_is_not_set
 @pytest.mark.promise("P6")
 async def test_a_batch_that_is_lost_altogether_does_not_cross_to_the_adapter(autojump_clock: MockClock) -> None:
     link, session, lost = Link(), _Recorder(), _delivery("lost")
-    settler = Settler("fake", Features(ordering="none", lease="session"), link)
+    settler = Settler("fake", FakeBroker.features, link)
     settler.put(lost, ACK, lambda *_: None)
     lost.step(Step.LOSE)
     async with trio.open_nursery() as nursery:
@@ -185,7 +185,7 @@ async def test_a_batch_that_is_lost_altogether_does_not_cross_to_the_adapter(aut
 
 @pytest.mark.promise("P6")
 def test_a_second_outcome_for_a_delivery_is_refused() -> None:
-    settler = Settler("fake", Features(ordering="none", lease="broker"), Link())
+    settler = Settler("fake", LastingBroker.features, Link())
     delivery = _delivery("a")
     settler.put(delivery, ACK, lambda *_: None)
     with pytest.raises(IllegalStep):

@@ -8,7 +8,7 @@ from typing import ClassVar, Unpack
 
 import trio
 
-from runtime.adapter import Features
+from runtime.adapter import Features, Reading
 from runtime.broker import Broker, BrokerOptions
 from runtime.dial import Dialer
 from runtime.errors import ConfigurationError
@@ -27,7 +27,9 @@ class MemoryBroker(Broker[Topic]):
       options: see `Broker`.
     """
 
-    features: ClassVar[Features] = Features(ordering="process", lease="session")
+    features: ClassVar[Features] = Features(
+        ordering="process", lease="session", attempts="broker", groups=True, unroutable=False
+    )
     schemes: ClassVar[tuple[str, ...]] = ("memory",)
 
     def __init__(
@@ -44,6 +46,9 @@ class MemoryBroker(Broker[Topic]):
         if not isinstance(spec, Topic):
             raise ConfigurationError(f"{spec!r} is not a Topic: MemoryBroker reads a Topic, or a string that names one")
         return spec
+
+    def reading(self, source: Topic) -> Reading:
+        return Reading((source.name,), source.group, source.start)
 
     @asynccontextmanager
     async def open_session(self, identity: str, dialer: Dialer) -> AsyncIterator[MemorySession]:

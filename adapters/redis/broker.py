@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import ClassVar, Unpack
 from urllib.parse import unquote, urlsplit
 
-from runtime.adapter import Features
+from runtime.adapter import Features, Reading
 from runtime.broker import Broker, BrokerOptions, hide_credentials
 from runtime.dial import Dialer
 from runtime.errors import ConfigurationError
@@ -31,7 +31,9 @@ class RedisBroker(Broker[Stream]):
       options: see `Broker`.
     """
 
-    features: ClassVar[Features] = Features(ordering="process", lease="broker")
+    features: ClassVar[Features] = Features(
+        ordering="process", lease="broker", attempts="broker", groups=True, unroutable=False
+    )
     schemes: ClassVar[tuple[str, ...]] = ("redis", "rediss", "unix")
 
     def __init__(
@@ -51,6 +53,9 @@ class RedisBroker(Broker[Stream]):
                 f"{spec!r} is not a Stream: RedisBroker reads a Stream, or a string that names one"
             )
         return spec if spec.group is not None else replace(spec, group=self.group)
+
+    def reading(self, source: Stream) -> Reading:
+        return Reading((source.name,), source.group or self.group, source.start)
 
     @asynccontextmanager
     async def open_session(self, identity: str, dialer: Dialer) -> AsyncIterator[RedisSession]:
