@@ -12,6 +12,7 @@ from .broker import Broker
 from .compiling import Binding
 from .drain import Phase
 from .errors import ConfigurationError
+from .outside import outside
 from .router import Router
 from .run import Run
 from .signals import Signals, run_until_signal
@@ -81,7 +82,7 @@ class Runtime:
         if self._run is not None:
             raise RuntimeError("this Runtime is being served already; one at a time (make two, or wait for the first)")
         self._served = True
-        self._run = Run(self._bindings, self.grace)
+        self._run = Run(self._bindings, self.grace, outside.get())
         try:
             await self._run.serve(self._open_lifespan, task_status)
         finally:

@@ -13,6 +13,7 @@ from .endpoint import Endpoint
 from .intake import Intake
 from .link import Link, LinkState
 from .outbox import Outbox
+from .outside import Outside
 from .settlement import Settler
 from .status import BrokerStatus, SubscriptionStatus
 from .subscription import Subscription
@@ -22,9 +23,10 @@ from .supervisor import Supervisor
 class BrokerRun:
     """One broker of one run. Nothing in here is shared with another broker (P1)."""
 
-    def __init__(self, broker: Broker[Any], name: str, intake: Intake) -> None:
+    def __init__(self, broker: Broker[Any], name: str, intake: Intake, outside: Outside) -> None:
         self.broker = broker
         self.name = name
+        self.outside = outside
         self.link = Link()
         self.outbox = Outbox(name, self.link, broker.publish_limit)
         self.settler = Settler(name, broker.features, self.link)
@@ -45,7 +47,9 @@ class BrokerRun:
             ordered=ordered,
         )
         name = f"{self.name} {source}"
-        self.subscriptions.append(Subscription(name, source, dispatch, self._intake, self.broker.backoff))
+        self.subscriptions.append(
+            Subscription(name, source, dispatch, self._intake, self.broker.backoff, self.outside.jitter)
+        )
 
     @property
     def dispatches(self) -> Sequence[Dispatch]:
@@ -55,12 +59,13 @@ class BrokerRun:
         """Serve the broker until cancelled."""
         supervisor = Supervisor(
             self.name,
-            self.broker.open_session,
+            self.outside.open_session(self.broker),
             identity,
             self.broker.features,
             self.link,
             self.subscriptions,
             backoff=self.broker.backoff,
+            jitter=self.outside.jitter,
             probe_interval=self.broker.probe_interval,
         )
         try:

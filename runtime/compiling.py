@@ -16,6 +16,7 @@ from .errors import ConfigurationError
 from .handler import Function, Handler
 from .intake import Intake
 from .message import Message
+from .outside import Outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,15 @@ class Binding:
     broker: Broker[Any]
 
 
-def compile_brokers(bindings: Sequence[Binding], intake: Intake) -> dict[Declarations[Any], BrokerRun]:
+def compile_brokers(
+    bindings: Sequence[Binding], intake: Intake, outside: Outside
+) -> dict[Declarations[Any], BrokerRun]:
     """The live broker for each of `bindings`. Raises `ConfigurationError`."""
     live: dict[Declarations[Any], BrokerRun] = {}
     names: set[str] = set()
     for binding in bindings:
         if binding.declarations is binding.broker:
-            live[binding.broker] = BrokerRun(binding.broker, _unique(binding.broker.name, names), intake)
+            live[binding.broker] = BrokerRun(binding.broker, _unique(binding.broker.name, names), intake, outside)
     for binding in bindings:
         live[binding.declarations] = live[binding.broker]
     publishers = [
@@ -67,6 +70,7 @@ def _subscribe(
         subscriber.handler,
         subscriber.codec or live.broker.codec,
         [_publish_result(d, target) for d, target in publishers if inspect.unwrap(d.function) == function],
+        live.outside.observe,
     )
     live.subscribe(
         source,
@@ -83,7 +87,7 @@ def _publish_result(declared: ResultPublisher[Any], target: BrokerRun) -> Publis
 
     async def publish(result: Any, handled: Message) -> None:
         correlation_id = handled.correlation_id or handled.id
-        outgoing = compose(target.broker, result, declared.destination, key=handled.key, correlation_id=correlation_id)
+        outgoing = compose(target, result, declared.destination, key=handled.key, correlation_id=correlation_id)
         # No limit: the handler has done its work, so while the other broker is away the pipeline pauses here with the
         # result in hand, instead of doing the work again (P1).
         await target.outbox.publish(outgoing, limit=math.inf)

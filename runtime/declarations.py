@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,10 +13,9 @@ from .codec import Codec, encode_body
 from .context import active_run
 from .errors import ConfigurationError, NotServing
 from .handler import Function, Handler
-from .message import NO_HEADERS, Message, new_message_id
+from .message import NO_HEADERS, Message
 
 if TYPE_CHECKING:
-    from .broker import Broker
     from .broker_run import BrokerRun
     from .run import Run
 
@@ -170,7 +168,7 @@ class Declarations(Generic[S]):
         """
         live = self.live()
         outgoing = compose(
-            live.broker,
+            live,
             body,
             destination,
             key=key,
@@ -217,7 +215,7 @@ class Declarations(Generic[S]):
 
 
 def compose(
-    broker: Broker[Any],
+    live: BrokerRun,
     body: Any,
     destination: Any,
     *,
@@ -229,8 +227,8 @@ def compose(
     message_id: str | None = None,
 ) -> Outgoing:
     """The message for `body`, ready to be sent. See `Declarations.publish` for the arguments and what they raise."""
-    encoded, natural_type = encode_body(broker.codec, body)
-    to = broker.destination(destination)
+    encoded, natural_type = encode_body(live.broker.codec, body)
+    to = live.broker.destination(destination)
     # Refused here, at the caller: further on these share a batch with other callers' messages.
     for name, text in (
         ("destination", to.name),
@@ -244,14 +242,14 @@ def compose(
             _check_text(name, text)
     message = Message(
         body=encoded,
-        id=message_id or new_message_id(),
+        id=message_id or live.outside.message_id(),
         destination=to.name,
         key=key,
         headers=_checked(headers),
         content_type=content_type or natural_type,
         reply_to=reply_to,
         correlation_id=correlation_id,
-        timestamp=time.time(),
+        timestamp=live.outside.time(),
     )
     return Outgoing(message, to)
 

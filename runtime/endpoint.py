@@ -28,11 +28,15 @@ class Work(NamedTuple):
 
 Endpoint = Callable[[Work], Awaitable[Outcome]]
 Middleware = Callable[[Work, Endpoint], Awaitable[Outcome]]
+#: A middleware for a handler, given what decodes its bodies, or None: the test kit's way to see each call.
+Observe = Callable[[Handler, Callable[[bytes], Any]], Middleware | None]
 #: Publishes what a handler returned, given the message that it returned it for.
 PublishResult = Callable[[Any, Message], Awaitable[None]]
 
 
-def compile_endpoint(handler: Handler, codec: Codec, publishers: Sequence[PublishResult]) -> Endpoint:
+def compile_endpoint(
+    handler: Handler, codec: Codec, publishers: Sequence[PublishResult], observe: Observe = lambda handler, decode: None
+) -> Endpoint:
     """Decode, call the handler, publish what it returned, ack; a failure goes to `retry`.
 
     Raises `ConfigurationError` for a handler whose annotations cannot be resolved or whose body cannot be decoded.
@@ -57,7 +61,9 @@ def compile_endpoint(handler: Handler, codec: Codec, publishers: Sequence[Publis
                 await publish(result, message)
         return ACK
 
-    return wrap(endpoint, contain_failures(handler.name))
+    observer = observe(handler, decode)
+    seen = endpoint if observer is None else wrap(endpoint, observer)
+    return wrap(seen, contain_failures(handler.name))
 
 
 def wrap(endpoint: Endpoint, middleware: Middleware) -> Endpoint:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import socket
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -18,6 +15,7 @@ from .compiling import Binding, compile_brokers
 from .context import active_run
 from .drain import HARD_EXIT_AFTER, TEARDOWN_FLUSH_LIMIT, Drain, Phase, Report
 from .intake import Intake
+from .outside import Outside
 from .services import Services, open_services
 from .status import Status
 
@@ -27,13 +25,13 @@ logger = logging.getLogger("runtime")
 class Run:
     """One life of a `Runtime`. Made by `Runtime.serve`; a handler reaches its own by `current_run()`."""
 
-    def __init__(self, bindings: Sequence[Binding], grace: float) -> None:
+    def __init__(self, bindings: Sequence[Binding], grace: float, outside: Outside) -> None:
         #: What the lifespan yielded.
         self.state: Any = None
         #: Unique to this run, across processes and hosts: the name under which it consumes.
-        self.identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.identity = outside.identity()
         self.intake = Intake()
-        self._live_of = compile_brokers(bindings, self.intake)
+        self._live_of = compile_brokers(bindings, self.intake, outside)
         self.brokers: list[BrokerRun] = list(dict.fromkeys(self._live_of.values()))
         self._tasks = [task for binding in bindings for task in binding.declarations.tasks]
         self._running_tasks: set[str] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import random
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -31,7 +31,15 @@ class SubscriptionState(Enum):
 
 
 class Subscription:
-    def __init__(self, name: str, source: Any, dispatch: Dispatch, intake: Intake, backoff: Backoff) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: Any,
+        dispatch: Dispatch,
+        intake: Intake,
+        backoff: Backoff,
+        jitter: Callable[[], float],
+    ) -> None:
         self.name = name
         self.source = source
         self.dispatch = dispatch
@@ -40,6 +48,7 @@ class Subscription:
         self.error: str | None = None
         self._intake = intake
         self._backoff = backoff
+        self._jitter = jitter
         self._was_open = False
         self._receiver: Receiver | None = None
 
@@ -59,7 +68,7 @@ class Subscription:
             except* Exception as group:
                 attempt = self._backoff.next_attempt(attempt, trio.current_time() - opened)
                 self._fail(group)
-                wait = self._backoff.delay(attempt, random.random(), hopeless=is_hopeless(group))
+                wait = self._backoff.delay(attempt, self._jitter(), hopeless=is_hopeless(group))
             await trio.sleep(wait)
 
     async def _consume(self, session: Session) -> None:

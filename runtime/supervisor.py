@@ -6,8 +6,7 @@ Its nursery is the broker's: the watchdog and the subscriptions of a session are
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import trio
@@ -36,6 +35,7 @@ class Supervisor:
         subscriptions: Sequence[Subscription],
         *,
         backoff: Backoff,
+        jitter: Callable[[], float],
         probe_interval: float,
     ) -> None:
         self._name = name
@@ -45,6 +45,7 @@ class Supervisor:
         self._link = link
         self._subscriptions = subscriptions
         self._backoff = backoff
+        self._jitter = jitter
         self._probe_interval = probe_interval
         self._dialer = Dialer()
         #: The troubles in the log since the last stable session.
@@ -71,7 +72,7 @@ class Supervisor:
             if uptime >= self._backoff.stable:
                 self._reported.clear()
             self._report("lost" if held else "not connected", error)
-            await trio.sleep(self._backoff.delay(link.attempts, random.random(), hopeless=is_hopeless(error)))
+            await trio.sleep(self._backoff.delay(link.attempts, self._jitter(), hopeless=is_hopeless(error)))
             link.no_session(LinkState.CONNECTING)
 
     async def _hold_session(self) -> None:

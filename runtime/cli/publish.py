@@ -64,15 +64,16 @@ async def _publish(
 
 
 def _post(broker: Broker[Any], options: argparse.Namespace, body: bytes) -> Letter:
+    live = broker.live()
     outgoing = compose(
-        broker,
+        live,
         body,
         options.destination,
         key=options.key,
         headers=dict(options.headers),
         content_type=_content_type(body),
     )
-    return broker.live().outbox.post(outgoing)
+    return live.outbox.post(outgoing)
 
 
 async def _confirm(broker: Broker[Any], letters: trio.MemoryReceiveChannel[Letter], progress: Progress) -> None:
