@@ -11,7 +11,7 @@ import trio
 from .broker import Broker
 from .compiling import Binding
 from .drain import Phase
-from .errors import ConfigurationError
+from .errors import ConfigurationError, leaves
 from .outside import outside
 from .router import Router
 from .run import Run
@@ -45,17 +45,18 @@ class Runtime:
             raise ConfigurationError(f"grace is {grace!r}: give seconds from 0 up")
         self.grace = grace
         self._lifespan = lifespan
-        self._bindings = [Binding(broker, broker) for broker in brokers]
+        #: Everything that is declared, and the broker that it is for.
+        self.bindings = [Binding(broker, broker) for broker in brokers]
         self._run: Run | None = None
         self._served = False
 
     @property
     def brokers(self) -> tuple[Broker[Any], ...]:
-        return tuple(binding.broker for binding in self._bindings if binding.declarations is binding.broker)
+        return tuple(binding.broker for binding in self.bindings if binding.declarations is binding.broker)
 
     @property
     def routers(self) -> tuple[Router, ...]:
-        return tuple(b.declarations for b in self._bindings if isinstance(b.declarations, Router))
+        return tuple(b.declarations for b in self.bindings if isinstance(b.declarations, Router))
 
     def include(self, router: Router, broker: Broker[Any]) -> None:
         """Bind the handlers, publishers and tasks of `router` to `broker`, which must be one of this runtime's."""
@@ -63,11 +64,11 @@ class Runtime:
             raise ConfigurationError("this Runtime has been served, so nothing can be included: declare before that")
         if broker not in self.brokers:
             raise ConfigurationError(f"{broker!r} is not a broker of this Runtime: pass it to Runtime(...) first")
-        if any(binding.declarations is router for binding in self._bindings):
+        if any(binding.declarations is router for binding in self.bindings):
             raise ConfigurationError(f"{router!r} is included already")
         for declared in router.subscribers:
             broker.check_subscriber(declared)
-        self._bindings.append(Binding(router, broker))
+        self.bindings.append(Binding(router, broker))
 
     async def serve(self, *, task_status: trio.TaskStatus[Run] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop()`, then drain and return. For `await nursery.start(app.serve)`.
@@ -82,7 +83,7 @@ class Runtime:
         if self._run is not None:
             raise RuntimeError("this Runtime is being served already; one at a time (make two, or wait for the first)")
         self._served = True
-        self._run = Run(self._bindings, self.grace, outside.get())
+        self._run = Run(self.bindings, self.grace, outside.get())
         try:
             await self._run.serve(self._open_lifespan, task_status)
         finally:
@@ -91,14 +92,17 @@ class Runtime:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Run]:
         """Serve for the length of a block; drains when the block ends, tears down when it raises."""
-        error: Exception | None = None
+        error: BaseException | None = None
         async with trio.open_nursery() as nursery:
             try:
                 run = await nursery.start(self.serve)
                 yield run
                 run.stop("the block ended")
-            except Exception as raised:
+            except BaseException as raised:
                 # Raised again outside of the nursery, so that the caller's `except` meets what was raised, not a group.
+                # A cancel is not: it may be the nursery's own.
+                if any(isinstance(leaf, trio.Cancelled) for leaf in leaves(raised)):
+                    raise
                 error = raised
                 nursery.cancel_scope.cancel()
         if error is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 from urllib.parse import urlsplit
@@ -92,6 +92,11 @@ class Broker(Declarations[S], Generic[S]):
     def destination(self, spec: S | str) -> S:
         """What a publish's `spec` means. Raises `ConfigurationError` for what cannot be published to."""
         return self.source(spec)
+
+    @property
+    def server_identity(self) -> Hashable:
+        """Equal for two broker objects that reach the same server."""
+        return type(self), self.url
 
     def reading(self, source: S) -> Reading:
         """What `source` reads: the first half of the adapter's routing rule. Pure; by default a queue of its name."""

@@ -35,7 +35,7 @@ def compile_brokers(
     names: set[str] = set()
     for binding in bindings:
         if binding.declarations is binding.broker:
-            live[binding.broker] = BrokerRun(binding.broker, _unique(binding.broker.name, names), intake, outside)
+            live[binding.broker] = BrokerRun(binding.broker, unique_name(binding.broker.name, names), intake, outside)
     for binding in bindings:
         live[binding.declarations] = live[binding.broker]
     publishers = [
@@ -95,7 +95,7 @@ def _publish_result(declared: ResultPublisher[Any], target: BrokerRun) -> Publis
     return publish
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique_name(name: str, taken: set[str]) -> str:
     candidate, number = name, 1
     while candidate in taken:
         number += 1

@@ -6,8 +6,6 @@ Two families meet here. The *public* ones tell a caller what happened to what he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 
 class MessagingError(Exception):
     """Base of every error in this file: `except MessagingError` catches what the runtime reports, and no bug."""
@@ -59,18 +57,16 @@ class Refused(MessagingError):
     """
 
 
-def leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
     """The errors inside `error`, groups opened, in the order they were raised."""
     if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
 
 
 def root_cause(error: BaseException) -> BaseException:
     """The one error to tell a person about: the first leaf that is not just the news of a lost session."""
-    found = list(leaves(error))
+    found = leaves(error)
     return next((leaf for leaf in found if not isinstance(leaf, SessionLost)), found[0])
 
 

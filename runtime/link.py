@@ -7,7 +7,6 @@ from enum import Enum
 import trio
 
 from .adapter import Session
-from .errors import describe
 
 
 class LinkState(Enum):
@@ -34,7 +33,7 @@ class Link:
         self._session: Session | None = None
         self._scope: trio.CancelScope | None = None
         self._loss: Exception | None = None
-        self._changed = trio.Event()
+        self._up = trio.Event()
 
     @property
     def is_up(self) -> bool:
@@ -43,7 +42,7 @@ class Link:
     async def session(self) -> Session:
         """The session; waits for one while there is none."""
         while self._session is None:
-            await self._changed.wait()
+            await self._up.wait()
         return self._session
 
     def up(self, session: Session, scope: trio.CancelScope) -> None:
@@ -51,7 +50,8 @@ class Link:
         self.state, self.error = LinkState.CONNECTED, None
         self.sessions += 1
         self._session, self._scope, self._loss = session, scope, None
-        self._signal()
+        self._up.set()
+        self._up = trio.Event()
 
     def lost(self, session: Session, error: Exception) -> None:
         """Whoever found out says that `session` is over. Old news is ignored."""
@@ -64,12 +64,11 @@ class Link:
         loss, self._loss = self._loss, None
         return loss
 
-    def no_session(self, state: LinkState, error: BaseException | None = None) -> None:
+    def no_session(self, state: LinkState, why: str | None = None) -> None:
         """The session is over, or could not be opened."""
         self.state, self._session, self._scope = state, None, None
-        if error is not None:
-            self.error = describe(error)
-        self._signal()
+        if why is not None:
+            self.error = why
 
     def degraded(self, why: str) -> None:
         if self._session is not None:
@@ -78,7 +77,3 @@ class Link:
     def healthy(self) -> None:
         if self._session is not None:
             self.state, self.error = LinkState.CONNECTED, None
-
-    def _signal(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()

@@ -66,12 +66,14 @@ class Supervisor:
             error = link.take_loss() or error
             uptime = trio.current_time() - opened if held else 0.0
             link.attempts = self._backoff.next_attempt(link.attempts, uptime)
-            link.no_session(LinkState.DOWN, error)
-            for subscription in self._subscriptions:
-                subscription.session_ended(self._features)
+            why = describe(error)
+            link.no_session(LinkState.DOWN, why)
+            if held:
+                for subscription in self._subscriptions:
+                    subscription.session_ended(self._features)
             if uptime >= self._backoff.stable:
                 self._reported.clear()
-            self._report("lost" if held else "not connected", error)
+            self._report(f"lost: {why}" if held else f"not connected: {why}", error)
             await trio.sleep(self._backoff.delay(link.attempts, self._jitter(), hopeless=is_hopeless(error)))
             link.no_session(LinkState.CONNECTING)
 
@@ -86,11 +88,11 @@ class Supervisor:
                 for subscription in self._subscriptions:
                     nursery.start_soon(subscription.run, session, name=f"{self._name}: {subscription.name}")
 
-    def _report(self, what: str, error: BaseException) -> None:
+    def _report(self, line: str, error: BaseException) -> None:
         """One line for each kind of trouble, not one for each attempt; the rest is for debugging."""
-        line = f"{what}: {describe(error)}"
         is_news = line not in self._reported
         self._reported.add(line)
         self._is_news = self._is_news or is_news
         level = logging.WARNING if is_news else logging.DEBUG
-        logger.log(level, "%s: %s; trying again until it works", self._name, line, exc_info=unexpected(error))
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s: %s; trying again until it works", self._name, line, exc_info=unexpected(error))

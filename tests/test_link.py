@@ -25,7 +25,7 @@ async def test_all_who_wait_get_the_session_that_comes_up(autojump_clock: MockCl
         for _ in range(3):
             nursery.start_soon(wait)
         await wait_all_tasks_blocked()
-        link.no_session(LinkState.DOWN, SessionLost("nobody there"))
+        link.no_session(LinkState.DOWN, "nobody there")
         await wait_all_tasks_blocked()
         assert (got, link.state, link.error, link.is_up) == ([], LinkState.DOWN, "nobody there", False)
         link.up(session, trio.CancelScope())
@@ -72,7 +72,7 @@ async def test_news_about_an_old_session_does_not_touch_the_new_one() -> None:
 
 def test_without_a_session_a_probe_says_nothing() -> None:
     link = Link()
-    link.no_session(LinkState.DOWN, SessionLost("nobody there"))
+    link.no_session(LinkState.DOWN, "nobody there")
     link.degraded("late")
     assert (link.state, link.error) == (LinkState.DOWN, "nobody there")
     link.healthy()

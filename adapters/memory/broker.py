@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import ClassVar, Unpack
 
@@ -46,6 +46,10 @@ class MemoryBroker(Broker[Topic]):
         if not isinstance(spec, Topic):
             raise ConfigurationError(f"{spec!r} is not a Topic: MemoryBroker reads a Topic, or a string that names one")
         return spec
+
+    @property
+    def server_identity(self) -> Hashable:
+        return self.server
 
     def reading(self, source: Topic) -> Reading:
         return Reading((source.name,), source.group, source.start)

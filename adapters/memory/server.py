@@ -72,7 +72,7 @@ class Group:
 class _Log:
     """One topic: its newest messages, for groups that come later, and the groups that exist."""
 
-    def __init__(self, retain: int) -> None:
+    def __init__(self, retain: int | None) -> None:
         self.retained: deque[Message] = deque(maxlen=retain)
         self.groups: dict[str, Group] = {}
 
@@ -82,10 +82,10 @@ class MemoryServer:
 
     Args:
       retain: how many of a topic's newest messages are kept for groups that do not exist yet. A group that exists
-        never loses a message, whatever its backlog.
+        never loses a message, whatever its backlog. None keeps all.
     """
 
-    def __init__(self, *, retain: int = 10_000) -> None:
+    def __init__(self, *, retain: int | None = 10_000) -> None:
         self._retain = retain
         self._logs: dict[str, _Log] = {}
         self._sequence = itertools.count(1)
@@ -94,7 +94,7 @@ class MemoryServer:
         log = self._log(topic)
         log.retained.append(message)
         for group in log.groups.values():
-            group.add(Entry(message, next(self._sequence)))
+            self.add(message, group)
 
     def group(self, topic: str, name: str, start: Literal["beginning", "end"]) -> Group:
         """The group, created if missing."""
@@ -103,8 +103,12 @@ class MemoryServer:
             group = log.groups[name] = Group()
             if start == "beginning":
                 for message in log.retained:
-                    group.add(Entry(message, next(self._sequence)))
+                    self.add(message, group)
         return log.groups[name]
+
+    def add(self, message: Message, group: Group) -> None:
+        """Put `message` into one group, as its newest."""
+        group.add(Entry(message, next(self._sequence)))
 
     def messages(self, topic: str) -> list[Message]:
         """The newest messages of `topic`, oldest first, settled or not."""
