@@ -111,7 +111,9 @@ class Record:
         call.ended, call.error, call.outcome = self.now(), error, outcome
         if isinstance(error, Exception):
             self.errors.append(error)
-        how = "returned" if error is None else f"raised {describe(error)}"
+        # A cancel's own words have addresses in them, which no replay repeats.
+        cancelled = isinstance(error, trio.Cancelled)
+        how = "returned" if error is None else "was cancelled" if cancelled else f"raised {describe(error)}"
         self._events.append((call.ended, call.handler, lambda: f"{_name(call.message)} {how}"))
         self.changed.unpark_all()
 

@@ -64,6 +64,7 @@ class SimulatedServer:
         self._logs = MemoryServer(retain=None)
         self._consumers: dict[Any, Consumer] = {}
         self._receipts = itertools.count(1)
+        self._settled: set[Hashable] = set()
         #: All that was taken, with the name of its destination, in order.
         self.published: list[tuple[str, Message]] = []
         #: The next message that is handed out is handed out a second time.
@@ -131,7 +132,10 @@ class SimulatedServer:
     def settle(self, consumer: Consumer, delivery: Delivery, outcome: Outcome, where: str) -> SessionLost | None:
         lease = consumer.leases.pop(delivery.receipt, None)
         if lease is None:
+            if delivery.receipt in self._settled:
+                self._record.broke(f"message {delivery.message.id} was settled twice")
             return SessionLost("its lease is gone, so it will be delivered again")
+        self._settled.add(delivery.receipt)
         self._record.settled(where, delivery, outcome, lease.since)
         match outcome:
             case Release(after, counted):

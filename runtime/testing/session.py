@@ -57,11 +57,10 @@ class SimulatedSession:
         return results
 
     def _settle(self, item: Settlement) -> Exception | None:
-        receiver = self._receivers.get(item.delivery.source)
-        if receiver is None:
+        line, source = self._line, item.delivery.source
+        if source not in self._receivers and line.broker.features.lease == "session":
             return SessionLost("its source is closed, so it will be delivered again")
-        line = self._line
-        return line.server.settle(receiver.consumer, item.delivery, item.outcome, line.name)
+        return line.server.settle(line.server.declare(source), item.delivery, item.outcome, line.name)
 
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Exception | None]:
         results: list[Exception | None] = []

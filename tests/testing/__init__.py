@@ -1,0 +1,1 @@
+"""Tests of the test kit, one file for each of its files."""
