@@ -21,6 +21,7 @@ from runtime.broker import BrokerOptions
 from runtime.delivery import ACK, Delivery, Reject, Release
 from runtime.dial import Dialer
 from runtime.testing.conformance import AdapterConformance, Rig
+from runtime.testing.conformance.ending import CALLS
 
 Claim = Callable[..., Awaitable[None]]
 
@@ -163,6 +164,15 @@ class TakesAheadAndKeepsIt(BrokenReceiver):
         return [self._deliver(entry) for entry in ready]
 
 
+class LeavesATask(BrokenReceiver):
+    async def receive(self, most: int) -> Sequence[Delivery]:
+        try:
+            return await super().receive(most)
+        except trio.Cancelled:
+            trio.lowlevel.spawn_system_task(trio.sleep_forever)
+            raise
+
+
 class SaysThatOthersWait(BrokenReceiver):
     @property
     def lag(self) -> int:
@@ -297,15 +307,6 @@ class ClosesSlowly(BrokenSession):
                 await trio.sleep_forever()
 
 
-class LeavesATask(BrokenSession):
-    async def probe(self) -> None:
-        try:
-            await super().probe()
-        except trio.Cancelled:
-            trio.lowlevel.spawn_system_task(trio.sleep_forever)
-            raise
-
-
 class LeavesASocketWhenItsOpeningIsCancelled(BrokenSession):
     sockets: ClassVar[list[socket.socket]] = []
 
@@ -386,6 +387,11 @@ CAUGHT: list[tuple[type[BrokenSession], Claim, tuple[object, ...]]] = [
         C.test_closing_a_source_gives_back_what_was_taken_ahead_and_never_returned,
         (),
     ),
+    (
+        with_receiver(LeavesATask),
+        C.test_a_cancel_during_any_call_ends_it_in_time_and_leaves_nothing_behind,
+        (CALLS["receive"],),
+    ),
     (with_receiver(SaysThatOthersWait), C.test_the_lag_is_unknown_or_goes_to_zero_when_all_is_received, ()),
     (ConfirmsBeforeItStores, C.test_a_confirmed_message_is_stored_even_if_its_sender_is_gone_at_once, ()),
     (PublishesTwiceWhenCancelled, C.test_a_cancelled_publish_has_sent_its_message_at_most_once, ()),
@@ -436,14 +442,6 @@ async def test_an_adapter_that_is_broken_in_one_way_does_not_pass(
 ) -> None:
     with cleared_away():
         await fails(claim, BrokenRig(broken), *arguments)
-
-
-async def test_a_task_that_outlives_a_cancelled_call_is_found() -> None:
-    from runtime.testing.conformance.ending import _probe
-
-    await fails(
-        C.test_a_cancel_during_any_call_ends_it_in_time_and_leaves_nothing_behind, BrokenRig(LeavesATask), _probe
-    )
 
 
 @pytest.mark.parametrize(("claim", "arguments"), [(claim, arguments) for _, claim, arguments in CAUGHT])

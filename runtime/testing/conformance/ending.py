@@ -40,9 +40,8 @@ async def _probe(reader: Reader) -> None:
         await trio.lowlevel.checkpoint()  # an embedded broker may answer at once
 
 
-CALLS = pytest.mark.parametrize(
-    "call", [_receive, _publish, _settle, _probe], ids=["receive", "publish", "settle", "probe"]
-)
+#: What a cancel may come in the middle of.
+CALLS: dict[str, Call] = {"receive": _receive, "publish": _publish, "settle": _settle, "probe": _probe}
 
 
 @pytest.mark.trio
@@ -63,14 +62,14 @@ class Ending:
                 raised = True
             assert raised
 
-    @CALLS
+    @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
     async def test_a_cancel_during_any_call_ends_it_in_time_and_leaves_nothing_behind(
         self, rig: Rig, call: Call
     ) -> None:
         await self._cancel_during(rig, call)
 
     @needs(Rig.frozen)
-    @CALLS
+    @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
     async def test_a_cancel_ends_in_time_although_the_broker_is_frozen(self, rig: Rig, call: Call) -> None:
         await self._cancel_during(rig, call, frozen=True)
 

@@ -42,7 +42,7 @@ class Publishing:
         taken = trio.Event()
 
         async def read() -> None:
-            await reader.take_one()
+            await reader.receive()
             taken.set()
 
         async with client.reading(rig.source(fresh())) as reader, trio.open_nursery() as nursery:

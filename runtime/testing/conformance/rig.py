@@ -72,7 +72,7 @@ def needs(*hooks: Callable[..., Any]) -> Callable[[F], F]:
     """The test is skipped unless the rig overrides these methods of `Rig`."""
 
     def missing(rig_type: type[Rig]) -> str | None:
-        names = [hook.__name__ for hook in hooks if getattr(rig_type, hook.__name__) is hook]
+        names = [f"{hook.__name__}()" for hook in hooks if getattr(rig_type, hook.__name__) is hook]
         return f"{rig_type.__name__} has no {' and no '.join(names)}" if names else None
 
     return _only_if(missing)

@@ -9,8 +9,8 @@ from ...app import Runtime
 from ...errors import ConfigurationError, SessionLost, Unroutable
 from ...message import Message
 from .client import Client, bodies, consume_all, fail_after, fresh
-from .leftovers import nothing_left
-from .rig import Rig
+from .leftovers import Holdings, nothing_left
+from .rig import Rig, where
 from .waiting import until
 
 
@@ -20,6 +20,15 @@ async def until_ready(app: Runtime, rig: Rig) -> None:
 
 @pytest.mark.trio
 class Running:
+    async def test_a_broker_object_is_a_declaration_and_touches_nothing(self, rig: Rig) -> None:
+        before = Holdings.now()
+        broker = rig.make_broker(name="declared")
+        assert Holdings.now().beyond(before) == {}
+        assert broker.name == "declared"
+        assert broker.features == rig.features
+        spec = rig.source(fresh())
+        assert hash(broker.source(spec)) == hash(broker.source(spec))
+
     async def test_a_run_handles_each_message_once_within_its_bounds_and_leaves_nothing(self, rig: Rig) -> None:
         broker, source = rig.make_broker(), rig.source(fresh())
         seen: list[int] = []
@@ -63,7 +72,8 @@ class Running:
         async with app.open():
             await until_ready(app, rig)
             await broker.publish(1, source)
-            await until(lambda: len(attempts) == 3, rig.patience, lambda: attempts)
+            # The runtime's own back-off comes on top: 0.2 and 0.4 s.
+            await until(lambda: len(attempts) == 3, rig.patience + 1, lambda: attempts)
         assert attempts == [1, 2, 3]
         assert await consume_all(Client(rig), source) == []
 
@@ -192,6 +202,28 @@ class Running:
         if not lasting and rig.features.attempts == "broker":
             assert (1, 2) in handled
         assert await consume_all(Client(rig), source) == []
+
+    @where(groups=True)
+    async def test_each_group_has_its_own_progress_in_one_broker(self, rig: Rig) -> None:
+        broker, name = rig.make_broker(), fresh()
+        sources = [rig.source(name, group) for group in ("billing", "audit")]
+        seen: list[list[int]] = [[], []]
+
+        @broker.subscriber(sources[0])
+        async def bill(number: int) -> None:
+            seen[0].append(number)
+
+        @broker.subscriber(sources[1])
+        async def audit(number: int) -> None:
+            seen[1].append(number)
+
+        app = Runtime(broker)
+        async with app.open():
+            await until_ready(app, rig)
+            for number in range(10):
+                await broker.publish(number, sources[0])
+            await until(lambda: all(len(s) >= 10 for s in seen), rig.patience, lambda: seen)
+        assert [sorted(s) for s in seen] == [list(range(10))] * 2
 
     async def test_the_same_app_can_be_served_again(self, rig: Rig) -> None:
         broker, source = rig.make_broker(), rig.source(fresh())
