@@ -12,13 +12,14 @@ from adapters.redis.connection import Connection
 from adapters.redis.receiver import StreamReceiver
 from adapters.redis.session import RedisSession
 from runtime.adapter import Outgoing
+from runtime.delivery import Reject
 from runtime.errors import SessionLost
 from runtime.testing.conformance import AdapterConformance
 
 from ..bench.proxy import open_proxy
 from ..bench.servers import RedisServer
 from .test_redis import RedisRig
-from .test_suite import fails
+from .test_suite import Claim, fails
 
 pytestmark = pytest.mark.broker
 
@@ -28,6 +29,21 @@ C = AdapterConformance
 class ImpatientRig(RedisRig):
     lease = 0.4
     patience = 2.0
+
+
+WHOLE = [
+    (C.test_the_adapter_reports_every_lease_that_it_finds_gone_and_no_other, ()),
+    (C.test_what_is_held_for_many_leases_stays_with_its_holder, ()),
+    (C.test_what_is_held_when_its_session_ends_can_be_settled_on_the_next_or_comes_again, ("closed",)),
+    (C.test_a_settlement_that_is_sent_twice_counts_once, (Reject("bad"),)),
+    (C.test_a_publish_that_a_fault_interrupts_is_stored_once_or_said_to_be_doubtful, ()),
+    (C.test_what_the_broker_hands_to_a_read_that_is_gone_by_then_comes_again, ()),
+]
+
+
+@pytest.mark.parametrize(("claim", "arguments"), WHOLE)
+async def test_what_is_broken_below_is_whole(claim: Claim, arguments: tuple[object, ...], rig: RedisRig) -> None:
+    await claim(C(), rig, *arguments)
 
 
 @pytest.fixture
@@ -98,8 +114,6 @@ async def test_an_adapter_that_acknowledges_what_is_held_when_it_is_cancelled_is
 
 
 async def test_a_rejection_that_is_not_safe_to_repeat_is_caught(rig: RedisRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.delivery import Reject
-
     careless = "redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) return redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))"
     monkeypatch.setattr(adapters.redis.session, "REJECT", careless)
     await fails(C.test_a_settlement_that_is_sent_twice_counts_once, rig, Reject("bad"))
@@ -149,4 +163,4 @@ async def test_what_arrives_for_a_read_that_was_cut_off_and_is_not_given_back_is
 
     monkeypatch.setattr(adapters.redis.session, "StreamReceiver", KeepsStrays)
     monkeypatch.setattr(ImpatientRig, "lease", 30.0)
-    await fails(C.test_a_cancelled_receive_loses_nothing, rig)
+    await fails(C.test_what_the_broker_hands_to_a_read_that_is_gone_by_then_comes_again, rig)

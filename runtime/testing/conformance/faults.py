@@ -14,7 +14,7 @@ from .client import Client, bodies, consume_all, fresh
 from .leftovers import nothing_left
 from .rig import Rig, needs
 from .running import until_ready
-from .waiting import CLOSE_LIMIT, until
+from .waiting import CLOSE_LIMIT, QUIET, until
 
 #: Tries again at once, so that the tests take no longer than the broker.
 QUICK = Backoff(first=0.02, cap=0.2)
@@ -81,7 +81,7 @@ class Faults:
                         assert not any(number >= 20 for number in confirmed), "confirmed by a broker that is away"
                         for number in range(40, 60):
                             nursery.start_soon(publish, number)
-                        await trio.testing.wait_all_tasks_blocked()
+                        await trio.testing.wait_all_tasks_blocked(QUIET)
                     nursery.cancel_scope.deadline = trio.current_time() + 2 * rig.patience
                 assert confirmed | doubtful == set(range(60)), "each publish has its answer"
                 assert confirmed >= set(range(40, 60)), "what was published during the outage was sent after it"
@@ -186,7 +186,7 @@ class Faults:
                     await started.wait()
                 async with getattr(rig, fault)():
                     nursery.start_soon(publish)
-                    await trio.testing.wait_all_tasks_blocked()
+                    await trio.testing.wait_all_tasks_blocked(QUIET)
                     began = trio.current_time()
                     nursery.cancel_scope.cancel()
                     with trio.CancelScope(shield=True, deadline=began + 2 * CLOSE_LIMIT + 1):

@@ -9,7 +9,7 @@ import trio.testing
 from ...errors import BrokerUnavailable, OutcomeUnknown, SessionLost, Unroutable, leaves
 from .client import Client, bodies, consume_all, fail_after, fresh
 from .rig import Rig, needs, where
-from .waiting import CLOSE_LIMIT
+from .waiting import CLOSE_LIMIT, QUIET
 
 #: Seconds after which something is cut off, for a sweep over the moments of a short piece of I/O: all at once, in it,
 #: and when it is likely over.
@@ -47,7 +47,7 @@ class Publishing:
 
         async with client.reading(rig.source(fresh())) as reader, trio.open_nursery() as nursery:
             nursery.start_soon(read)
-            await trio.testing.wait_all_tasks_blocked()
+            await trio.testing.wait_all_tasks_blocked(QUIET)
             with fail_after(client.patience, "a probe was not answered while a source was read"):
                 await reader.session.probe()
             await reader.publish(b"1")
@@ -113,7 +113,7 @@ class Publishing:
                 async with trio.open_nursery() as nursery:
                     async with rig.frozen():
                         nursery.start_soon(publish)
-                        await trio.testing.wait_all_tasks_blocked()
+                        await trio.testing.wait_all_tasks_blocked(QUIET)
                         assert outcome == [], "confirmed by a broker that does not answer"
                         async with rig.outage():
                             with trio.move_on_after(CLOSE_LIMIT):

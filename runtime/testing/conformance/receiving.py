@@ -6,11 +6,13 @@ import pytest
 import trio
 import trio.testing
 
+from ...adapter import Session
 from ...delivery import Delivery
+from ...errors import SessionLost
 from .client import Client, Reader, bodies, consume_all, fail_after, fresh
 from .publishing import MOMENTS
-from .rig import Rig, where
-from .waiting import until
+from .rig import Rig, needs, where
+from .waiting import QUIET, until
 
 
 @pytest.mark.trio
@@ -118,22 +120,68 @@ class Receiving:
             with scope:
                 seen.extend(delivery.message.id for delivery in await reader.receive())
 
-        async with client.session() as session:
-            for ticks, moment in enumerate(MOMENTS):
-                async with client.open(session, source) as reader:
-                    scope = trio.CancelScope()
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(read, reader, scope)
-                        await trio.testing.wait_all_tasks_blocked()
-                        sent += await reader.publish(b"1", b"2")
-                        for _ in range(ticks):
-                            await trio.lowlevel.checkpoint()
-                        scope.deadline = trio.current_time() + moment
-                    await reader.ack(*client.held[source].values())
+        async def cut_off(session: Session, moment: float | None, ticks: int = 0) -> None:
+            """Cut a read off so many seconds after messages were sent, or so many ticks after they were confirmed."""
             async with client.open(session, source) as reader:
-                rest = await reader.take(len(sent) - len(seen)) if len(seen) < len(sent) else []
-                seen += [delivery.message.id for delivery in rest]
-        assert sorted(seen) == sorted(sent), "each message once"
+                scope = trio.CancelScope()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(read, reader, scope)
+                    await trio.testing.wait_all_tasks_blocked()
+                    if moment is not None:
+                        scope.deadline = trio.current_time() + moment
+                    sent.extend(await reader.publish(b"1", b"2"))
+                    for _ in range(ticks):
+                        await trio.lowlevel.checkpoint()
+                    if moment is None:
+                        scope.cancel()
+                await reader.ack(*client.held[source].values())
+            if len(seen) < len(sent):
+                async with client.open(session, source) as reader:
+                    rest = await reader.take(len(sent) - len(seen))
+                    seen.extend(delivery.message.id for delivery in rest)
+                    await reader.ack(*rest)
+            assert sorted(seen) == sorted(sent), "each message once"
+
+        async with client.session() as session:
+            for moment in MOMENTS[::2]:
+                await cut_off(session, moment)
+            for ticks in range(3):
+                await cut_off(session, None, ticks)
+        assert await consume_all(client, source) == []
+
+    @needs(Rig.frozen)
+    async def test_what_the_broker_hands_to_a_read_that_is_gone_by_then_comes_again(self, rig: Rig) -> None:
+        """The broker is frozen while a message is sent to it and the read is cut off: it learns of both at once."""
+        client, source = Client(rig), rig.source(fresh())
+        scope, over = trio.CancelScope(), trio.Event()
+        confirmed = False
+
+        async def read(session: Session) -> None:
+            with scope:
+                async with client.open(session, source) as reader:
+                    waiting.set()
+                    await reader.receive()
+            over.set()
+
+        async def publish(session: Session) -> None:
+            nonlocal confirmed
+            await client.publish(session, [client.outgoing(source, b"1")])
+            confirmed = True
+
+        try:
+            async with client.session() as session, trio.open_nursery() as nursery:
+                waiting = trio.Event()
+                nursery.start_soon(read, session)
+                await waiting.wait()
+                await trio.testing.wait_all_tasks_blocked(QUIET)
+                async with rig.frozen():
+                    nursery.start_soon(publish, session)
+                    await trio.testing.wait_all_tasks_blocked(QUIET)
+                    scope.cancel()
+                    await over.wait()
+        except* SessionLost:
+            pass  # a rig may have to cut connections that it froze
+        assert bodies(await consume_all(client, source)) in ([b"1"], [] if not confirmed else [b"1"])
 
     async def test_the_lag_is_unknown_or_goes_to_zero_when_all_is_received(self, rig: Rig) -> None:
         async with Client(rig).reading(rig.source(fresh())) as reader:

@@ -12,6 +12,7 @@ from ...errors import SessionLost
 from .client import Client, bodies, consume_all, fresh
 from .publishing import MOMENTS
 from .rig import Rig, where
+from .waiting import QUIET
 
 #: Seconds. Long enough to be seen, and shorter than any lease.
 DELAY = 0.3
@@ -116,7 +117,7 @@ class Settling:
             delivery = await reader.take_one()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(reader.take_one)
-                await trio.testing.wait_all_tasks_blocked()
+                await trio.testing.wait_all_tasks_blocked(QUIET)
                 await reader.settle(Release(), delivery)
 
     @where(lease="broker")

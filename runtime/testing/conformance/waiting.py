@@ -14,6 +14,10 @@ T = TypeVar("T")
 #: that is busy with other things.
 CLOSE_LIMIT = 1.0
 
+#: Seconds without any task doing anything, after which a call that was started waits on the broker for sure: between the
+#: question and the answer of some I/O all tasks are blocked too, but not for so long.
+QUIET = 0.05
+
 
 async def until(condition: Callable[[], object], within: float, why: Callable[[], object]) -> None:
     """Look again and again until `condition()` holds; fail after `within` seconds, saying `why()`."""
