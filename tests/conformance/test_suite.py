@@ -303,7 +303,7 @@ class ClosesSlowly(BrokenSession):
         try:
             yield cls(server)
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2.5):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.2):
                 await trio.sleep_forever()
 
 

@@ -27,8 +27,14 @@ C = AdapterConformance
 
 
 class ImpatientRig(RedisRig):
-    lease = 0.4
+    lease = 0.6
     patience = 2.0
+
+
+@pytest.fixture
+async def rig(redis_process: RedisServer) -> AsyncIterator[RedisRig]:
+    async with open_proxy(redis_process.port) as proxy:
+        yield ImpatientRig(redis_process, proxy)
 
 
 WHOLE = [
@@ -46,16 +52,10 @@ async def test_what_is_broken_below_is_whole(claim: Claim, arguments: tuple[obje
     await claim(C(), rig, *arguments)
 
 
-@pytest.fixture
-async def rig(redis_process: RedisServer) -> AsyncIterator[RedisRig]:
-    async with open_proxy(redis_process.port) as proxy:
-        yield ImpatientRig(redis_process, proxy)
-
-
 async def test_a_lost_lease_that_is_not_reported_is_caught(rig: RedisRig, monkeypatch: pytest.MonkeyPatch) -> None:
     class ReportsOnlyOne(StreamReceiver):
         async def _renew(self) -> None:
-            on_lost, self._on_lost = self._on_lost, lambda delivery: None
+            on_lost = self._on_lost
             self._on_lost = lambda delivery: on_lost(delivery) if delivery.message.body == b"1" else None
             try:
                 await super()._renew()
