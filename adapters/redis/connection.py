@@ -66,6 +66,8 @@ class Connection:
         cancel in the middle of the write hangs up: half a command cannot be taken back. A cancel after it leaves the
         replies to the reader, which drops them in their turn; nobody else ever gets them.
         """
+        if not commands:
+            return []
         packed = b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]
         call = _Call(len(commands))
         try:
