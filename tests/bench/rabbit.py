@@ -24,6 +24,7 @@ from typing import Final
 import pika
 import trio
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker
 
 from .process import STOP_LIMIT, ServerProcess, free_port
 
@@ -76,9 +77,20 @@ class Vhost:
         self.add(queue, *(str(number).encode() for number in range(count)))
 
     def ready(self, queue: str) -> int:
-        """How many messages wait in `queue` that no consumer holds."""
+        """How many messages wait in `queue` that no consumer holds; none if there is no such queue."""
+        return self._count(queue, "message_count")
+
+    def consumers(self, queue: str) -> int:
+        return self._count(queue, "consumer_count")
+
+    def _count(self, queue: str, what: str) -> int:
         with self.channel() as channel:
-            return int(channel.queue_declare(queue, passive=True).method.message_count)
+            try:
+                return int(getattr(channel.queue_declare(queue, passive=True).method, what))
+            except ChannelClosedByBroker as error:
+                if error.reply_code != 404:
+                    raise
+                return 0
 
     def take(self, queue: str) -> list[bytes]:
         """Take out all that waits in `queue`, in order."""

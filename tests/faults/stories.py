@@ -34,7 +34,6 @@ class Place:
     #: What the fault table calls it.
     kind: str
     server: ServerProcess
-    #: `adapters.redis:RedisBroker`, say.
     broker_type: type[Broker[Any]]
     #: With {host} and {port}.
     url_format: str
@@ -49,21 +48,13 @@ class Place:
     def recorder(self, number: int, fault: str) -> Recorder:
         return Recorder(number, fault, broker=self.kind)
 
-    def worker_module(
-        self,
-        port: int | None = None,
-        *,
-        host: str = "127.0.0.1",
-        setup: str = "",
-        grace: float = 10,
-        duration: float = 0,
-    ) -> str:
-        """A module for `worker` that prints what it handles, and takes `duration` seconds for each."""
+    def module(self, text: str, port: int | None = None, *, host: str = "127.0.0.1", **values: object) -> str:
+        """`text` with the {name} of the broker's class, its {module}, the {url} and whatever else is in it."""
         name, module = self.broker_type.__name__, self.broker_type.__module__.rpartition(".")[0]
-        url = self.url(port, host)
-        return WORKER.format(module=module, name=name, url=url, setup=setup, grace=grace, duration=duration)
+        return text.format(module=module, name=name, url=self.url(port, host), **values)
 
 
+#: A module for `worker` that prints what it handles.
 WORKER = """
 import trio
 from runtime import Runtime
@@ -234,7 +225,7 @@ async def in_flight(
     add_numbers: Callable[[str, int], None],
 ) -> AsyncIterator[Worker]:
     """A worker that handles `count` messages at the same time, for `duration` seconds each."""
-    async with worker(folder, place.worker_module(duration=duration)) as running:
+    async with worker(folder, place.module(WORKER, setup="", grace=10, duration=duration)) as running:
         await running.says("connected")
         add_numbers("orders", count)  # at once: none may be done before the last has begun
         for number in range(count):
@@ -299,7 +290,7 @@ async def sigterm_in(moment: str, place: Place, folder: Path, polls: Callable[[]
                 proxy.swallow()
             elif moment == "back-off":
                 proxy.refuse()
-            module = place.worker_module(proxy.port, host=host, setup=setup, grace=1)
+            module = place.module(WORKER, proxy.port, host=host, setup=setup, grace=1, duration=0)
             async with worker(folder, module, "--log-level", "debug") as running:
                 await _reach(moment, proxy, running, polls, recorder)
                 recorder.mark_fault(unsettled=0)

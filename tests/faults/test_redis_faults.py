@@ -14,12 +14,9 @@ from ..bench.servers import RedisServer, redis_server
 from ..bench.table import FaultTable
 from ..bench.waiting import until
 from . import stories
+from .redis_place import place
 
 pytestmark = pytest.mark.broker
-
-
-def place(server: RedisServer) -> stories.Place:
-    return stories.Place("redis", server, RedisBroker, "redis://{host}:{port}")
 
 
 @pytest.fixture
