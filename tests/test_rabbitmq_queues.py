@@ -18,7 +18,6 @@ from runtime import ConfigurationError
         ({"name": b"orders"}, "name of a Queue is b'orders'"),
         ({"name": "x" * 256}, "name of a Queue is 256 bytes long"),
         ({"name": "\ud800"}, "name of a Queue is '\\ud800', which is no text"),
-        ({"name": "amq.gen"}, "name of queue 'amq.gen' begins with amq."),
         ({"type": "stream"}, "type of queue 'orders' is 'stream'"),
         ({"durable": 1}, "durable of queue 'orders' is 1"),
         ({"type": "quorum", "durable": False}, "queue 'orders' is a quorum queue, which is always durable"),

@@ -20,4 +20,5 @@ except ModuleNotFoundError:
         "adapters.rabbitmq needs pamqp, which comes with the rabbitmq extra: pip install 'trio-runtime[rabbitmq]'"
     ) from None
 
+from .broker import RabbitBroker as RabbitBroker
 from .queues import Exchange as Exchange, Queue as Queue

@@ -163,8 +163,6 @@ class Queue(Destination):
     def __post_init__(self) -> None:
         _check_name(self.name, "name of a Queue", "give the name of the queue")
         what = f"queue {self.name!r}"
-        if self.name.startswith("amq."):
-            raise ConfigurationError(f"name of {what} begins with amq.: the server keeps those names to itself")
         _check_choice(self.type, (None, *get_args(QueueType)), f"type of {what}")
         for option in ("durable", "single_active_consumer"):
             _check_bool(getattr(self, option), f"{option} of {what}")
