@@ -51,9 +51,13 @@ class Channel:
         self._parts: list[bytes] = []
         self._missing = 0
 
+    @property
+    def is_open(self) -> bool:
+        return self.error is None and not self._closing
+
     def send(self, data: bytes) -> None:
         """Queue frames for the writer. Raises `ChannelClosed` or `SessionLost` if the channel has ended."""
-        if self.error is not None:
+        if not self.is_open:
             raise self._gone(sent=False)
         self.connection.send(data)
 
@@ -95,13 +99,14 @@ class Channel:
 
     async def close(self, limit: float) -> None:
         """Close it, and wait at most `limit` seconds, also under a cancel, until the server has."""
-        if self.error is not None:
+        if not self.is_open:
             return
-        self._closing = True
+        good_bye = frames.method(self.number, ChannelCommands.Close(200, "", 0, 0))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + limit):
             try:
-                good_bye = frames.method(self.number, ChannelCommands.Close(200, "", 0, 0))
-                await self.call(good_bye, ChannelCommands.CloseOk)
+                self.send(good_bye)
+                self._closing = True  # what is sent after it would cost the connection
+                await self.answer(self.expect(), ChannelCommands.CloseOk)
             except (ChannelClosed, SessionLost):
                 pass
         # Without an answer its number is not used again.
@@ -183,7 +188,7 @@ class Channel:
         """A new error for everyone: many tasks may raise it."""
         if isinstance(self.error, ChannelClosed):
             return ChannelClosed(self.error.code, str(self.error))
-        return SessionLost(str(self.error), sent=sent)
+        return SessionLost("the channel was closed" if self.error is None else str(self.error), sent=sent)
 
 
 class Call:

@@ -127,7 +127,7 @@ class ConfirmChannel:
         self._news.unpark_all()
 
     def _blame(self, refusal: ChannelClosed) -> None:
-        """The server works in order: what was sent before the culprit may be done, what came after is not."""
+        """The server works in order: what was sent before the culprit may be done, what came after it is not."""
         sheets = list(self._waiting.values())
         culprit = next((i for i, sheet in enumerate(sheets) if _is_to_blame(sheet, refusal)), None)
         if culprit is None and len(sheets) == 1:
@@ -136,7 +136,7 @@ class ConfirmChannel:
             if culprit is None or i < culprit:
                 text = f"{sheet} was sent, but its channel was closed before the confirm: {refusal}"
                 sheet.settle(OutcomeUnknown(text))
-            elif i == culprit:
+            elif i == culprit or _is_to_blame(sheet, refusal):
                 sheet.settle(Rejected(f"RabbitMQ refused {sheet}: {refusal}"))
             else:
                 sheet.again = True

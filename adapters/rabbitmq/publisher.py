@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -18,6 +19,8 @@ from .topology import declare
 
 #: So many destinations are remembered as declared; an application may publish to any number of names.
 _REMEMBERED: Final = 10_000
+#: Channels for exchanges.
+_LANES: Final = 100
 
 
 class Publisher:
@@ -28,7 +31,8 @@ class Publisher:
         self._connection = connection
         self._declaring = declaring
         self._declared: set[Queue | Exchange] = set()
-        self._confirms: ConfirmChannel | None = None
+        #: By exchange, so that one that is gone, or forbidden, takes the confirms of no other with its channel.
+        self._confirms: dict[str, ConfirmChannel] = {}
         self._opening = trio.Lock()
         #: Hears of confirms, of blocking, and of the end.
         self._news = trio.lowlevel.ParkingLot()
@@ -61,18 +65,19 @@ class Publisher:
         sheets = [Sheet(i, item) for i, item in enumerate(batch) if results[i] is None]
         left, sent = sheets, False
         while left:
-            try:
-                confirms = await self._open()
-                confirms.send(left)
-            except SessionLost as loss:
-                raise SessionLost(str(loss), sent=sent) from None
-            except Refused as refusal:
-                for sheet in left:
-                    sheet.settle(Rejected(f"{sheet} cannot be sent: {refusal}"))
-                break
-            except ChannelClosed:
-                continue  # it ended since it was opened, with something of another batch
-            sent = True
+            lanes: defaultdict[str, list[Sheet]] = defaultdict(list)
+            for sheet in left:
+                lanes[sheet.exchange].append(sheet)
+            for exchange, lane in lanes.items():
+                try:
+                    (await self._open(exchange)).send(lane)
+                except SessionLost as loss:
+                    raise SessionLost(str(loss), sent=sent) from None
+                except (ChannelClosed, Refused) as refusal:
+                    for sheet in lane:
+                        sheet.settle(Rejected(f"{sheet} cannot be sent: {refusal}"))
+                else:
+                    sent = True
             await self._settled(left, give_up_at)
             left = [sheet for sheet in left if sheet.again]
             for sheet in left:
@@ -126,23 +131,26 @@ class Publisher:
 
     async def open(self) -> None:
         """Before the first message. Raises like `publish`, and `Refused`."""
-        await self._open()
+        await self._open("")
 
-    async def _open(self) -> ConfirmChannel:
+    async def _open(self, exchange: str) -> ConfirmChannel:
+        # Those past the first hundred share the channel of the queues.
+        lane = exchange if exchange in self._confirms or len(self._confirms) < _LANES else ""
         async with self._opening:
-            confirms = self._confirms
+            confirms = self._confirms.get(lane)
             if confirms is None or isinstance(confirms.channel.error, ChannelClosed):
-                confirms = self._confirms = await open_confirms(self._connection, self._news)
+                confirms = self._confirms[lane] = await open_confirms(self._connection, self._news)
         return confirms
 
     async def probe(self) -> None:
         """Return when the server has answered on this connection; at once when it is blocked, and not expected to."""
-        if self.blocked is not None or self._confirms is None:
+        if self.blocked is not None:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_blocked, nursery.cancel_scope)
             try:
-                await self._confirms.channel.end_fence(self._confirms.channel.begin_fence())
+                channel = (await self._open("")).channel
+                await channel.end_fence(channel.begin_fence())
             except ChannelClosed:
                 pass  # an answer, too
             nursery.cancel_scope.cancel()

@@ -130,7 +130,7 @@ class QueueReceiver:
     # ---- in the reader's task ------------------------------------------------------------------------------------
 
     def _delivered(self, deliver: Deliver, properties: Basic.Properties, body: bytes) -> None:
-        if self.channel.error is not None:
+        if not self.channel.is_open:
             return  # it was on its way when we closed the channel, and goes back with it
         self._unsettled[deliver.tag] = None
         if self._left:
@@ -200,7 +200,7 @@ class QueueReceiver:
         idle = [*self._arrived, *(taken for _, _, taken in self._parked)]
         self._arrived.clear()
         self._parked.clear()
-        if self.channel.error is None and self.channel.connection.ended is None:
+        if self.channel.is_open:
             self.channel.send(methods.cancel(self.channel.number, _CONSUMER))
             # Each goes to the front of its queue: the last one first, and they are in order again.
             for taken in sorted(idle, key=lambda taken: taken.deliver.tag, reverse=True):
