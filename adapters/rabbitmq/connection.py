@@ -28,7 +28,7 @@ _READ_SIZE: Final = 256 * 1024
 _FRAME_MAX: Final = 128 * 1024
 _CHANNEL_MAX: Final = 2047
 #: Seconds for the good-byes of a connection; then it is closed without them. A session has two connections.
-CLOSE_LIMIT: Final = 0.2
+CLOSE_LIMIT: Final = 0.1
 #: The server's words for a login that trying again does not mend: ACCESS_REFUSED, and NOT_ALLOWED for a virtual host.
 _HOPELESS: Final = frozenset({403, 530})
 

@@ -21,7 +21,7 @@ from .frames import Deliver
 from .queues import Queue
 
 #: Seconds for the server's good-bye when a queue is closed; then it is closed without it.
-CLOSE_LIMIT: Final = 0.4
+CLOSE_LIMIT: Final = 0.3
 _CONSUMER: Final = "runtime"  # a channel has one, so any name will do
 _MAX_PREFETCH: Final = 65535
 #: Seconds between two looks at how many messages wait.

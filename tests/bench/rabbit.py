@@ -11,6 +11,7 @@ A test that leaves the server alone takes a virtual host of one that is there al
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import signal
@@ -27,6 +28,9 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 
 from .process import STOP_LIMIT, ServerProcess, free_port
+
+# It has a warning for each answer that is a no, and a no is what some tests wait for.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 #: Debian's `rabbitmq-server` on PATH is a wrapper that wants to be root or its own user; behind it are these.
 DEBIAN: Final = Path("/usr/lib/rabbitmq/bin")
