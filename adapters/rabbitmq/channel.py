@@ -123,7 +123,7 @@ class Channel:
         elif frame.kind == frames.HEADER:
             try:
                 self._missing, self._properties = decode_header(frame.payload)
-            except (ValueError, IndexError) as error:
+            except ValueError as error:
                 raise ProtocolError(str(error)) from error
             if not self._missing:
                 self._finish(b"")

@@ -77,9 +77,13 @@ def decode_header(payload: bytes) -> tuple[int, Basic.Properties]:
     Raises ValueError if it is no header at all.
     """
     try:
-        _, _, size, flags = _START.unpack_from(payload)
-    except struct.error:
+        return _decode_header(payload)
+    except (struct.error, IndexError):
         raise ValueError("a header frame is cut short") from None
+
+
+def _decode_header(payload: bytes) -> tuple[int, Basic.Properties]:
+    _, _, size, flags = _START.unpack_from(payload)
     found, at = Basic.Properties(), _START.size
     for name, flag, kind in _FIELDS:
         if not flags & flag:
