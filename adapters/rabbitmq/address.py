@@ -52,6 +52,11 @@ def _parse(url: str, tls: ssl.SSLContext | None) -> Address:
         raise ConfigurationError(
             f"the virtual host in {shown!r} has a slash in it: write it as %2F, or leave it out if there is none"
         )
+    vhost = unquote(vhost) or "/"
+    if len(vhost.encode()) > 255:
+        raise ConfigurationError(
+            f"the virtual host in {shown!r} is {len(vhost.encode())} bytes long: AMQP has room for 255"
+        )
     if parts.username and parts.password is None:
         raise ConfigurationError(f"{shown!r} has a user and no password: write it like amqp://USER:PASSWORD@HOST")
     if tls is not None and parts.scheme != "amqps":
@@ -59,7 +64,7 @@ def _parse(url: str, tls: ssl.SSLContext | None) -> Address:
     return Address(
         host=parts.hostname,
         port=port,
-        vhost=unquote(vhost) or "/",
+        vhost=vhost,
         username=unquote(parts.username) if parts.username else "guest",
         password=unquote(parts.password) if parts.password is not None else "guest",
         tls=(tls or ssl.create_default_context()) if parts.scheme == "amqps" else None,
