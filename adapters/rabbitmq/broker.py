@@ -15,6 +15,7 @@ from runtime.errors import ConfigurationError
 
 from .address import addresses
 from .queues import Exchange, Queue
+from .session import open_session
 
 #: Seconds. RabbitMQ's documentation calls 5 to 20 the best for most; a silent peer is given up after twice as long.
 HEARTBEAT = 20
@@ -80,10 +81,11 @@ class RabbitBroker(Broker[Queue | Exchange]):
     def open_session(self, identity: str, dialer: Dialer) -> AbstractAsyncContextManager[Session]:
         # Imported only when chosen: asyncio and its bridge to Trio change the process that imports them.
         if self.connection == "aio-pika":
-            from .aio import open_aio_session as open_session
+            from .aio import open_aio_connection as open_connection
         else:
-            from .session import open_session
+            from .native import open_native_connection as open_connection
         return open_session(
+            open_connection,
             self._addresses,
             identity,
             dialer,

@@ -118,52 +118,69 @@ class Channel:
         """A frame for this channel. Raises `ProtocolError`."""
         if frame.kind == frames.METHOD:
             self._take_method(frame.payload)
-        elif self._content is None:
-            raise ProtocolError("content arrived for no method")
         elif frame.kind == frames.HEADER:
             try:
-                self._missing, self._properties = decode_header(frame.payload)
-            except ValueError as error:
+                size, properties = decode_header(frame.payload)
+            except (ValueError, IndexError) as error:
                 raise ProtocolError(str(error)) from error
-            if not self._missing:
-                self._finish(b"")
-        elif frame.kind == frames.BODY and self._properties is not None:
-            self._missing -= len(frame.payload)
-            if self._missing < 0:
-                raise ProtocolError("a body is longer than its header said")
-            if self._missing:
-                self._parts.append(frame.payload)
-            else:
-                self._finish(b"".join((*self._parts, frame.payload)) if self._parts else frame.payload)
+            self.take_header(size, properties)
         else:
-            raise ProtocolError("a body arrived before its header")
+            self.take_body(frame.payload)
 
     def _take_method(self, payload: bytes) -> None:
-        if self._content is not None:
-            raise ProtocolError("a method arrived in the middle of content")
         index = frames.method_index(payload)
         if index == frames.DELIVER:
-            self._content = frames.parse_deliver(payload)
+            self.take_content(frames.parse_deliver(payload))
         elif index == frames.RETURN:
-            self._content = frames.parse_return(payload)
+            self.take_content(frames.parse_return(payload))
         elif index in (frames.ACK, frames.NACK):
             self.on_confirm(frames.parse_confirm(payload), index == frames.ACK)
         else:
-            method = frames.parse_method(payload)
-            if isinstance(method, ChannelCommands.Close):
-                self.connection.send(frames.method(self.number, ChannelCommands.CloseOk()))
-                self.end(ChannelClosed(method.reply_code or 0, method.reply_text or ""))
-                # When both sides close at once, the answer to ours is still to come.
-                if not self._closing:
-                    self.connection.forget(self)
-            elif isinstance(method, Basic.Cancel):
-                self.on_cancel()
-            elif self._calls:
-                if isinstance(method, ChannelCommands.CloseOk):
-                    self.connection.forget(self)
-                self._calls.popleft().give(method)
-            else:
-                raise ProtocolError(f"{method.name} arrived, and nobody had asked")
+            self.take_answer(frames.parse_method(payload))
+
+    def take_content(self, method: Deliver | Return) -> None:
+        """Its header comes next."""
+        if self._content is not None:
+            raise ProtocolError("a method arrived in the middle of content")
+        self._content = method
+
+    def take_header(self, size: int, properties: Basic.Properties) -> None:
+        """Its body comes next, unless it is empty."""
+        if self._content is None:
+            raise ProtocolError("content arrived for no method")
+        self._missing, self._properties = size, properties
+        if not size:
+            self._finish(b"")
+
+    def take_body(self, part: bytes) -> None:
+        if self._properties is None:
+            raise ProtocolError("a body arrived before its header")
+        self._missing -= len(part)
+        if self._missing < 0:
+            raise ProtocolError("a body is longer than its header said")
+        if self._missing:
+            self._parts.append(part)
+        else:
+            self._finish(b"".join((*self._parts, part)) if self._parts else part)
+
+    def take_answer(self, method: base.Frame) -> None:
+        """A method that is neither content nor a confirm."""
+        if self._content is not None:
+            raise ProtocolError("a method arrived in the middle of content")
+        if isinstance(method, ChannelCommands.Close):
+            self.connection.send(frames.method(self.number, ChannelCommands.CloseOk()))
+            self.end(ChannelClosed(method.reply_code or 0, method.reply_text or ""))
+            # When both sides close at once, the answer to ours is still to come.
+            if not self._closing:
+                self.connection.forget(self)
+        elif isinstance(method, Basic.Cancel):
+            self.on_cancel()
+        elif self._calls:
+            if isinstance(method, ChannelCommands.CloseOk):
+                self.connection.forget(self)
+            self._calls.popleft().give(method)
+        else:
+            raise ProtocolError(f"{method.name} arrived, and nobody had asked")
 
     def _finish(self, body: bytes) -> None:
         content, properties = self._content, self._properties

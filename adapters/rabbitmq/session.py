@@ -21,7 +21,7 @@ from runtime.errors import Refused, SessionLost, describe
 
 from .address import Address
 from .channel import Channel, ChannelClosed
-from .connection import Connection, open_connection
+from .connection import Connection, OpenConnection
 from .publisher import Publisher
 from .queues import Queue, rejected
 from .receiver import QueueReceiver, Taken
@@ -178,6 +178,7 @@ def _rejected_copy(item: Settlement) -> Outgoing:
 
 @asynccontextmanager
 async def open_session(
+    open_connection: OpenConnection,
     addresses: Sequence[Address],
     identity: str,
     dialer: Dialer,
