@@ -226,14 +226,14 @@ async def test_a_deleted_exchange_refuses_its_messages_and_no_others(rabbit: Vho
 @pytest.mark.promise("P5")
 async def test_of_messages_on_a_closed_channel_only_what_may_have_arrived_is_unknown(rabbit: Vhost) -> None:
     # Among messages to queues only one that is too large closes the channel; the limit is the server's own.
-    await rabbit.server.ctl("eval", "persistent_term:put(max_message_size, 1000).")
+    await rabbit.server.ctl("eval", "application:set_env(rabbit, max_message_size, 1000).")
     try:
         async with a_session(rabbit) as session:
             orders = Queue("orders")
             bodies = [b"1", b"2", b"x" * 2000, b"3", b"4"]
             results = await session.publish([outgoing(orders, body) for body in bodies])
     finally:
-        await rabbit.server.ctl("eval", "persistent_term:put(max_message_size, 134217728).")
+        await rabbit.server.ctl("eval", "application:set_env(rabbit, max_message_size, 134217728).")
     assert all(error is None or isinstance(error, OutcomeUnknown) for error in results[:2])
     assert isinstance(results[2], Rejected)
     assert "larger than" in str(results[2])
