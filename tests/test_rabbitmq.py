@@ -96,7 +96,7 @@ async def test_names_that_are_not_ascii_are_names(rabbit: Vhost) -> None:
         received: list[Delivery] = []
         while len(received) < 2:
             received += await receiver.receive(10)
-        assert [delivery.message.key for delivery in received] == ["ключ.1", None]
+        assert {delivery.message.key for delivery in received} == {"ключ.1", None}
 
 
 async def test_what_another_program_sent_is_read_as_well_as_it_can_be(rabbit: Vhost) -> None:

@@ -9,6 +9,8 @@ The attempt is the server's delivery count in a quorum queue. A classic queue kn
 before, so there it is 1 or 2, and grows with every release that waits in this process; it starts again where the
 process does.
 
+A delivery is lost, and made again, when its handler runs longer than the server's `consumer_timeout`, 30 minutes.
+
 A message that another program sent is read as well as it can be: without a `message_id` it gets a new id with every
 delivery, header values that are no text are shown as JSON, and what came through an exchange has its routing key as key.
 """

@@ -58,7 +58,8 @@ class Publisher:
         """Send the batch and wait for its confirms; one result per item, None for confirmed.
 
         A blocked server confirms nothing. If it is after `patience` seconds, what is left is `OutcomeUnknown`. Raises
-        `SessionLost` for all of it, with ``sent=False`` if not a byte of a message was queued for the wire.
+        `SessionLost` if the session ends before the first confirm, with ``sent=False`` if not a byte of a message was
+        queued for the wire.
         """
         give_up_at = trio.current_time() + patience
         results = await self._declare(batch)
@@ -78,7 +79,16 @@ class Publisher:
                         sheet.settle(Rejected(f"{sheet} cannot be sent: {refusal}"))
                 else:
                     sent = True
-            await self._settled(left, give_up_at)
+            try:
+                await self._settled(left, give_up_at)
+            except SessionLost as loss:
+                if all(sheet.waits for sheet in sheets):
+                    raise
+                # Those that have their confirm keep it.
+                for sheet in left:
+                    if sheet.waits:
+                        sheet.settle(OutcomeUnknown(f"{sheet} was sent, and not confirmed before the end: {loss}"))
+                break
             left = [sheet for sheet in left if sheet.again]
             for sheet in left:
                 sheet.again = False
