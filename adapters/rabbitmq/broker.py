@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import ssl
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Literal, Unpack
@@ -53,6 +55,8 @@ class RabbitBroker(Broker[Queue | Exchange]):
             raise ConfigurationError(f"heartbeat of RabbitBroker is {heartbeat!r}: give whole seconds from 1 to 65535")
         if connection not in ("native", "aio-pika"):
             raise ConfigurationError(f'connection of RabbitBroker is {connection!r}: give "native" or "aio-pika"')
+        if connection == "aio-pika":
+            _check_aio_pika()
         self.heartbeat = heartbeat
         self.connection = connection
         self._addresses = addresses(url, nodes, tls)
@@ -93,3 +97,15 @@ class RabbitBroker(Broker[Queue | Exchange]):
             connect_limit=self.connect_limit,
             publish_limit=self.publish_limit,
         )
+
+
+def _check_aio_pika() -> None:
+    """Whether `connection="aio-pika"` can be had, found out without importing any of it."""
+    if sys.version_info >= (3, 14):
+        raise ConfigurationError('connection="aio-pika" needs trio-asyncio, which ends with Python 3.13: use "native"')
+    for package in ("aiormq", "trio_asyncio"):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f'connection="aio-pika" needs {package}, which comes with an extra: '
+                "pip install 'trio-runtime[rabbitmq-aio]'"
+            )

@@ -25,7 +25,7 @@ import pathlib, trio
 from runtime import Runtime
 from {module} import {name}
 
-broker = {name}("{url}")
+broker = {name}({arguments})
 app = Runtime(broker, grace=1)
 
 @broker.subscriber("orders", concurrency=20)

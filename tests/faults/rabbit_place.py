@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from adapters.rabbitmq import RabbitBroker
 
 from ..bench.rabbit import Vhost
 from .stories import Place
 
+Connection = Literal["native", "aio-pika"]
 
-def place(vhost: Vhost) -> Place:
+
+def place(vhost: Vhost, connection: Connection = "native") -> Place:
     name = vhost.name.removeprefix("/")
-    return Place("rabbitmq", vhost.server, RabbitBroker, f"amqp://guest:guest@{{host}}:{{port}}/{name}")
+    kind = "rabbitmq" if connection == "native" else f"rabbitmq, {connection}"
+    url = f"amqp://guest:guest@{{host}}:{{port}}/{name}"
+    return Place(kind, vhost.server, RabbitBroker, url, {"connection": connection})

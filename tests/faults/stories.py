@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +37,26 @@ class Place:
     broker_type: type[Broker[Any]]
     #: With {host} and {port}.
     url_format: str
+    #: Arguments of every broker.
+    options: Mapping[str, object] = field(default_factory=dict)
 
     def url(self, port: int | None = None, host: str = "127.0.0.1") -> str:
         return self.url_format.format(host=host, port=self.server.port if port is None else port)
 
     def broker(self, port: int | None = None, *, host: str = "127.0.0.1", **options: Any) -> Broker[Any]:
         """One for the server itself, or for a proxy's `port`."""
-        return self.broker_type(self.url(port, host), **options)
+        return self.broker_type(self.url(port, host), **{**self.options, **options})
 
     def recorder(self, number: int, fault: str) -> Recorder:
         return Recorder(number, fault, broker=self.kind)
 
     def module(self, text: str, port: int | None = None, *, host: str = "127.0.0.1", **values: object) -> str:
-        """`text` with the {name} of the broker's class, its {module}, the {url} and whatever else is in it."""
+        """`text` with the {name} of the broker's class, its {module}, its {arguments} and whatever else is in it."""
         name, module = self.broker_type.__name__, self.broker_type.__module__.rpartition(".")[0]
-        return text.format(module=module, name=name, url=self.url(port, host), **values)
+        arguments = ", ".join(
+            [repr(self.url(port, host)), *(f"{key}={value!r}" for key, value in self.options.items())]
+        )
+        return text.format(module=module, name=name, arguments=arguments, **values)
 
 
 #: A module for `worker` that prints what it handles.
@@ -60,7 +65,7 @@ import trio
 from runtime import Runtime
 from {module} import {name}
 {setup}
-broker = {name}("{url}", probe_interval=1)
+broker = {name}({arguments}, probe_interval=1)
 app = Runtime(broker, grace={grace})
 
 @broker.subscriber("orders", concurrency=200)

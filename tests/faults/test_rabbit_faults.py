@@ -14,20 +14,20 @@ from ..bench.recorder import Recorder
 from ..bench.table import FaultTable
 from ..bench.waiting import until
 from . import stories
-from .rabbit_place import place
+from .rabbit_place import Connection, place
 
 pytestmark = pytest.mark.broker("rabbitmq")
 
 
 @pytest.fixture
-def here(rabbit: Vhost) -> stories.Place:
+def here(rabbit: Vhost, connection: Connection) -> stories.Place:
     """On a server that others use too: it stays up."""
-    return place(rabbit)
+    return place(rabbit, connection)
 
 
 @pytest.fixture
-def alone(rabbit_process: RabbitServer) -> stories.Place:
-    return place(rabbit_process.vhost)
+def alone(rabbit_process: RabbitServer, connection: Connection) -> stories.Place:
+    return place(rabbit_process.vhost, connection)
 
 
 @pytest.mark.promise("P5", "P6")
@@ -47,10 +47,10 @@ async def test_2_a_server_down_for_a_minute_is_not_ready_within_seconds_and_lose
 
 @pytest.mark.promise("P4")
 async def test_3_a_server_that_is_absent_at_the_start_is_connected_to_within_5_s(
-    tmp_path: Path, fault_table: FaultTable
+    tmp_path: Path, connection: Connection, fault_table: FaultTable
 ) -> None:
     with rabbit_server(tmp_path) as server:
-        fault_table.add(await stories.absent_at_start(place(server.vhost)))
+        fault_table.add(await stories.absent_at_start(place(server.vhost, connection)))
 
 
 @pytest.mark.promise("P5", "P6")

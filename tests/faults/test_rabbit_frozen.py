@@ -13,15 +13,15 @@ from ..bench.rabbit import RabbitServer, Vhost
 from ..bench.table import FaultTable
 from ..bench.waiting import until
 from . import frost, siblings, stories
-from .rabbit_place import place
+from .rabbit_place import Connection, place
 
 pytestmark = pytest.mark.broker("rabbitmq")
 
 
 @pytest.fixture
-def here(rabbit: Vhost) -> Iterator[stories.Place]:
+def here(rabbit: Vhost, connection: Connection) -> Iterator[stories.Place]:
     """On the server that all share: it may be frozen, and is thawed again."""
-    yield place(rabbit)
+    yield place(rabbit, connection)
     rabbit.server.thaw()
 
 

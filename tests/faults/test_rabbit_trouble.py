@@ -183,7 +183,7 @@ import trio
 from runtime import Runtime
 from {module} import {name}
 
-broker = {name}("{url}")
+broker = {name}({arguments})
 app = Runtime(broker, grace=1)
 
 @broker.task
