@@ -90,6 +90,21 @@ async def test_heartbeats_keep_an_idle_connection_and_find_a_dead_one(rabbit: Vh
             assert "no byte for 2 s" in str(app.status().broker("amqp").error)
 
 
+async def test_an_ack_that_did_not_arrive_is_not_said_to_have_been_taken(rabbit: Vhost) -> None:
+    rabbit.add_numbers("orders", 1)
+    async with open_proxy(rabbit.server.port) as proxy:
+        url = rabbit.url.replace(str(rabbit.server.port), str(proxy.port))
+        async with RabbitBroker(url).open_session("test", Dialer()) as session:
+            orders = session.open_source(Queue("orders"), {}, lambda delivery: None, again=False, prefetch=1)
+            async with orders as receiver:
+                [delivery] = await receiver.receive(1)
+                proxy.delay(0.3)
+                began = trio.current_time()
+                assert await session.settle([Settlement(delivery, ACK)]) == [None]
+                assert trio.current_time() - began >= 0.6  # there and back
+                proxy.delay(0)
+
+
 async def test_a_session_that_an_operator_ends_says_why_and_another_follows(rabbit: Vhost) -> None:
     app = Runtime(RabbitBroker(rabbit.url))
     async with app.open():

@@ -165,14 +165,14 @@ class Channel:
 
     def take_answer(self, method: base.Frame) -> None:
         """A method that is neither content nor a confirm."""
-        if self._content is not None:
-            raise ProtocolError("a method arrived in the middle of content")
         if isinstance(method, ChannelCommands.Close):
             self.connection.send(frames.method(self.number, ChannelCommands.CloseOk()))
             self.end(ChannelClosed(method.reply_code or 0, method.reply_text or ""))
             # When both sides close at once, the answer to ours is still to come.
             if not self._closing:
                 self.connection.forget(self)
+        elif self._content is not None:
+            raise ProtocolError("a method arrived in the middle of content")
         elif isinstance(method, Basic.Cancel):
             self.on_cancel()
         elif self._calls:

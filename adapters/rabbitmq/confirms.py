@@ -58,19 +58,15 @@ class ConfirmChannel:
         channel.on_end = self._ended
 
     def send(self, sheets: Sequence[Sheet]) -> None:
-        """Send them in one write. Raises `ChannelClosed` or `SessionLost` if nothing can be sent any more."""
-        parts: list[bytes] = []
-        numbered: list[Sheet] = []
+        """Queue all of them. Raises `ChannelClosed` or `SessionLost` if nothing can be sent any more."""
         for sheet in sheets:
             try:
-                parts += self._encode(sheet)
+                parts = self._encode(sheet)
             except TooLong as error:
                 sheet.settle(Rejected(f"{sheet} cannot be sent: {error}"))
-            else:
-                numbered.append(sheet)
-        if parts:
+                continue
+            # One by one: all together might be gigabytes, twice. The writer joins what is small.
             self.channel.send(b"".join(parts))
-        for sheet in numbered:
             self._sent += 1
             self._waiting[self._sent] = sheet
 

@@ -25,6 +25,7 @@ from .connection import CHANNEL_MAX, CLOSE_LIMIT, FRAME_MAX, HOPELESS, Connectio
 from .frames import ProtocolError
 
 _READ_SIZE: Final = 256 * 1024
+_WRITE_SIZE: Final = 1024 * 1024
 
 _CAPABILITIES: Final = {
     "authentication_failure_close": True,
@@ -85,14 +86,19 @@ class NativeConnection(Connection):
             return known
 
     async def write(self) -> NoReturn:
-        """The writer: everything that was queued goes out in one send."""
+        """The writer: everything that was queued goes out in one send, or in several of about `_WRITE_SIZE`."""
         try:
             while True:
                 while not self._outgoing:
                     await self._filled.park()
-                data, self._outgoing = b"".join(self._outgoing), []
-                self._sent_at = trio.current_time()
-                await self._stream.send_all(data)
+                queued, self._outgoing = self._outgoing, []
+                start = size = 0
+                for i, data in enumerate(queued, 1):
+                    size += len(data)
+                    if size >= _WRITE_SIZE or i == len(queued):
+                        self._sent_at = trio.current_time()
+                        await self._stream.send_all(b"".join(queued[start:i]))
+                        start, size = i, 0
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             await trio.sleep_forever()  # the reader knows more: what the server said before it hung up
 

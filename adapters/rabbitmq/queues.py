@@ -129,7 +129,8 @@ class Queue(Destination):
 
     Args:
       name: its name.
-      type: `classic`, or `quorum`, which is replicated; classic by default.
+      type: `classic`, or `quorum`, which is replicated; classic by default. What is given back keeps its place in a classic
+        queue, and goes to the end of a quorum queue: there `ordered_by` holds until a session ends or a run drains.
       durable: it survives a restart of the server.
       bindings: the exchanges that it gets messages from: `[orders.binding("orders.*")]`, or just the exchange where
         that is enough. Each exchange is declared, too.

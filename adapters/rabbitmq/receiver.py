@@ -202,9 +202,9 @@ class QueueReceiver:
         self._parked.clear()
         if self.channel.is_open:
             self.channel.send(methods.cancel(self.channel.number, _CONSUMER))
-            # Each goes to the front of its queue: the last one first, and they are in order again.
-            for taken in sorted(idle, key=lambda taken: taken.deliver.tag, reverse=True):
-                self.give_back(taken.deliver.tag)
+            # In order: a quorum queue puts them behind one another at its end, a classic one knows their places.
+            for tag in sorted(taken.deliver.tag for taken in idle):
+                self.give_back(tag)
 
     async def close(self) -> None:
         """Close the channel, and with it give back all that is unsettled."""

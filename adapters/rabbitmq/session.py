@@ -207,5 +207,10 @@ async def open_session(
         else:
             raise SessionLost(f"no node lets us in: {'; '.join(failures)}", sent=False)
         publisher = Publisher(await connect("publishing"), consuming)
-        await publisher.open()
-        yield RabbitSession(consuming, await consuming.open_channel(), publisher, publish_limit)
+        try:
+            with trio.fail_at(deadline):
+                await publisher.open()
+                control = await consuming.open_channel()
+        except trio.TooSlowError:
+            raise SessionLost(f"no answer from {address} in time", sent=False) from None
+        yield RabbitSession(consuming, control, publisher, publish_limit)
