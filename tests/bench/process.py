@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -77,8 +78,13 @@ class ServerProcess(ABC):
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """SIGSTOP: sockets stay open, and nothing answers."""
+        """SIGSTOP: sockets stay open, and nothing answers. Every thread of it stands still when this returns."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        deadline = time.monotonic() + STOP_LIMIT
+        while not all(state == "T" for state in _states(self._process.pid)):
+            assert time.monotonic() < deadline, "it does not stop"
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
@@ -99,3 +105,10 @@ class ServerProcess(ABC):
                 self._process.send_signal(signal.SIGCONT)
             self._process.wait(STOP_LIMIT)
             self._process = None
+
+
+def _states(process: int) -> Iterator[str]:
+    """Of each thread, as the kernel names them: T is stopped."""
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        # The second field is the name, which may have anything in it but ends with the last bracket.
+        yield (thread / "stat").read_text().rpartition(")")[2].split()[0]

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from adapters.rabbitmq import RabbitBroker
-
 from ..bench.rabbit import RabbitServer, Vhost
 from ..bench.table import FaultTable
 from ..bench.waiting import until
@@ -63,13 +61,13 @@ async def test_a_frozen_server_is_degraded_then_lost_and_found_again(here: stori
 
 
 @pytest.mark.promise("P1")
-@pytest.mark.parametrize("fate", ["kill", "freeze"])
 async def test_what_happens_to_one_server_changes_nothing_for_the_broker_of_another(
-    rabbit_process: RabbitServer, rabbit: Vhost, fate: str
+    rabbit_process: RabbitServer, rabbit: Vhost, connection: Connection
 ) -> None:
-    strikes = {"kill": lambda _: rabbit_process.kill(), "freeze": lambda _: rabbit_process.freeze()}
-    victim, other = RabbitBroker(rabbit_process.url, name="victim"), RabbitBroker(rabbit.url, name="other")
-    await stories.neighbour_of(victim, other, strikes[fate])
+    there, here = place(rabbit_process.vhost, connection), place(rabbit, connection)
+    await stories.neighbour_of(there.broker(name="victim"), here.broker(name="other"), lambda _: there.server.freeze())
+    there.server.thaw()
+    await stories.neighbour_of(there.broker(name="victim"), here.broker(name="other"), lambda _: there.server.kill())
 
 
 @pytest.mark.promise("P1", "P2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from ..bench.recorder import Recorder
 from ..bench.table import FaultTable
 from ..bench.waiting import until
 from ..bench.worker import worker
-from .rabbit_place import place
+from .rabbit_place import Connection, place
 from .stories import record_handled
 
 pytestmark = pytest.mark.broker("rabbitmq")
@@ -24,13 +26,13 @@ pytestmark = pytest.mark.broker("rabbitmq")
 
 @pytest.mark.promise("P8")
 async def test_9_credentials_revoked_while_running_are_tried_at_most_once_a_second(
-    rabbit: Vhost, caplog: pytest.LogCaptureFixture, fault_table: FaultTable
+    rabbit: Vhost, connection: Connection, caplog: pytest.LogCaptureFixture, fault_table: FaultTable
 ) -> None:
     ctl = rabbit.server.ctl
-    with Recorder(9, "credentials revoked", broker="rabbitmq") as recorder:
+    with Recorder(9, "credentials revoked", broker=place(rabbit, connection).kind) as recorder:
         await ctl("add_user", "app", "secret")
         await ctl("set_permissions", "-p", rabbit.name, "app", ".*", ".*", ".*")
-        broker = RabbitBroker(rabbit.url.replace("guest:guest", "app:secret"))
+        broker = RabbitBroker(rabbit.url.replace("guest:guest", "app:secret"), connection=connection)
         handled = record_handled(broker, recorder)
         app = Runtime(broker)
         async with app.open():
@@ -39,7 +41,7 @@ async def test_9_credentials_revoked_while_running_are_tried_at_most_once_a_seco
             await ctl("close_all_user_connections", "app", "revoked")
             await until(lambda: "ACCESS_REFUSED" in str(app.status().broker("amqp").error))
             attempts = app.status().broker("amqp").attempts
-            await trio.sleep(3)
+            await trio.sleep(2.2)
             assert 1 <= app.status().broker("amqp").attempts - attempts <= 3
             recorder.fault("not ready", proof=not app.status().ready)
             await ctl("change_password", "app", "secret")
@@ -62,7 +64,7 @@ async def test_a_virtual_host_that_is_missing_is_asked_for_once_a_second_and_use
     async with app.open():
         await until(lambda: "missing" in str(app.status().broker("amqp").error))
         attempts = app.status().broker("amqp").attempts
-        await trio.sleep(3)
+        await trio.sleep(2.2)
         assert 1 <= app.status().broker("amqp").attempts - attempts <= 3
         assert not app.status().ready
         await shared_rabbit.ctl("add_vhost", "missing")
@@ -74,10 +76,10 @@ async def test_a_virtual_host_that_is_missing_is_asked_for_once_a_second_and_use
 
 @pytest.mark.promise("P8")
 async def test_10_a_queue_that_someone_deletes_is_made_and_consumed_again(
-    rabbit: Vhost, caplog: pytest.LogCaptureFixture, fault_table: FaultTable
+    rabbit: Vhost, connection: Connection, caplog: pytest.LogCaptureFixture, fault_table: FaultTable
 ) -> None:
-    with Recorder(10, "queue deleted", broker="rabbitmq") as recorder:
-        broker = RabbitBroker(rabbit.url)
+    with Recorder(10, "queue deleted", broker=place(rabbit, connection).kind) as recorder:
+        broker = RabbitBroker(rabbit.url, connection=connection)
         handled = record_handled(broker, recorder)
         app = Runtime(broker)
         async with app.open():
@@ -97,12 +99,12 @@ async def test_10_a_queue_that_someone_deletes_is_made_and_consumed_again(
 
 @pytest.mark.promise("P1")
 async def test_11_a_channel_that_the_server_closes_is_no_news_to_the_other_subscriptions(
-    rabbit: Vhost, fault_table: FaultTable
+    rabbit: Vhost, connection: Connection, fault_table: FaultTable
 ) -> None:
-    with Recorder(11, "channel closed by the server", broker="rabbitmq") as recorder:
+    with Recorder(11, "channel closed by the server", broker=place(rabbit, connection).kind) as recorder:
         with rabbit.channel() as channel:
             channel.queue_declare("bad", durable=True, arguments={"x-max-length": 5})
-        broker = RabbitBroker(rabbit.url)
+        broker = RabbitBroker(rabbit.url, connection=connection)
         handled = record_handled(broker, recorder)
 
         @broker.subscriber(Queue("bad", max_length=7))
@@ -125,14 +127,23 @@ async def test_11_a_channel_that_the_server_closes_is_no_news_to_the_other_subsc
         fault_table.add(recorder.check(recovery_within=5))
 
 
+@pytest.fixture
+async def short_of_memory(rabbit: Vhost) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    """Call it, and the server is; until the end of the test at most."""
+    yield functools.partial(rabbit.server.ctl, "set_vm_memory_high_watermark", "absolute", "1")
+    await rabbit.server.ctl("set_vm_memory_high_watermark", "0.4")
+
+
 @pytest.mark.promise("P5", "P8")
 async def test_13_while_the_server_is_short_of_memory_publishers_wait_and_consumers_go_on(
-    rabbit_process: RabbitServer, fault_table: FaultTable
+    rabbit: Vhost,
+    connection: Connection,
+    short_of_memory: Callable[[], Awaitable[object]],
+    fault_table: FaultTable,
 ) -> None:
-    vhost = rabbit_process.vhost
-    with Recorder(13, "memory alarm", broker="rabbitmq") as recorder:
-        vhost.add_numbers("orders", 100)
-        broker = RabbitBroker(vhost.url)
+    with Recorder(13, "memory alarm", broker=place(rabbit, connection).kind) as recorder:
+        rabbit.add_numbers("orders", 100)
+        broker = RabbitBroker(rabbit.url, connection=connection)
         gate = trio.Event()
         handled: list[int] = []
 
@@ -146,7 +157,7 @@ async def test_13_while_the_server_is_short_of_memory_publishers_wait_and_consum
         async with app.open(), trio.open_nursery() as nursery:
             await until(lambda: app.status().ready)
             await broker.publish(0, "elsewhere")
-            await rabbit_process.ctl("set_vm_memory_high_watermark", "absolute", "1")
+            await short_of_memory()
             # The server says so to a connection when it publishes.
             with trio.move_on_after(1) as patience:
                 await broker.publish(1, "elsewhere")
@@ -157,18 +168,20 @@ async def test_13_while_the_server_is_short_of_memory_publishers_wait_and_consum
             await until(lambda: len(handled) == 100)
             recorder.fault("a publish waits, and that is in the status", proof=app.status().broker("amqp").publishing)
             assert app.status().broker("amqp").sessions == 1
-            await rabbit_process.ctl("set_vm_memory_high_watermark", "0.4")
+            await rabbit.server.ctl("set_vm_memory_high_watermark", "0.4")
             recorder.mark_fault(unsettled=0)
             await until(lambda: not app.status().broker("amqp").publishing)
             recorder.mark_recovered()
-        assert vhost.ready("elsewhere") in (2, 3), "the cancelled one may have been sent"
+        assert rabbit.ready("elsewhere") in (2, 3), "the cancelled one may have been sent"
         fault_table.add(recorder.check(recovery_within=5))
 
 
 @pytest.mark.promise("P2")
-async def test_13_32_sigterm_while_the_server_is_short_of_memory(rabbit_process: RabbitServer, tmp_path: Path) -> None:
-    await rabbit_process.ctl("set_vm_memory_high_watermark", "absolute", "1")
-    module = place(rabbit_process.vhost).module(PUBLISHES)
+async def test_13_32_sigterm_while_the_server_is_short_of_memory(
+    rabbit: Vhost, connection: Connection, short_of_memory: Callable[[], Awaitable[object]], tmp_path: Path
+) -> None:
+    await short_of_memory()
+    module = place(rabbit, connection).module(PUBLISHES)
     async with worker(tmp_path, module) as running:
         await running.says("publishing")
         await trio.sleep(0.3)  # it goes out, and the server blocks the connection
