@@ -21,7 +21,8 @@ from .bench.logs import troubles
 from .bench.proxy import open_proxy
 from .bench.rabbit import Vhost
 from .bench.waiting import until
-from .faults import frost, stories
+from .faults import frost, processes, stories
+from .faults.place import Place
 from .faults.rabbit_place import place
 
 pytestmark = [
@@ -40,18 +41,18 @@ def on_aio_pika(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def here(rabbit: Vhost) -> Iterator[stories.Place]:
+def here(rabbit: Vhost) -> Iterator[Place]:
     yield place(rabbit, "aio-pika")
     rabbit.server.thaw()
 
 
 @pytest.mark.promise("P2")
-async def test_aio_a_cancel_around_a_frozen_server_takes_less_than_a_second(here: stories.Place) -> None:
+async def test_aio_a_cancel_around_a_frozen_server_takes_less_than_a_second(here: Place) -> None:
     await frost.cancel_around_a_frozen_broker(here)
 
 
 @pytest.mark.promise("P2")
-async def test_aio_a_cancel_with_the_sockets_full_takes_less_than_a_second(here: stories.Place) -> None:
+async def test_aio_a_cancel_with_the_sockets_full_takes_less_than_a_second(here: Place) -> None:
     """aiormq's own writer would drain into the frozen server for three heartbeats."""
     broker = here.broker()
     app = Runtime(broker)
@@ -70,7 +71,7 @@ async def test_aio_a_cancel_with_the_sockets_full_takes_less_than_a_second(here:
 
 @pytest.mark.promise("P2")
 @pytest.mark.parametrize("how", ["refused", "black-holed connect", "black-holed handshake", "black-holed TLS"])
-async def test_aio_a_cancel_while_connecting_takes_less_than_a_second(here: stories.Place, how: str) -> None:
+async def test_aio_a_cancel_while_connecting_takes_less_than_a_second(here: Place, how: str) -> None:
     async with open_proxy(here.server.port) as proxy:
         if how == "refused":
             proxy.refuse()
@@ -101,12 +102,12 @@ async def test_aio_a_cancel_while_connecting_takes_less_than_a_second(here: stor
 
 @pytest.mark.promise("P2")
 @pytest.mark.parametrize("moment", ["black-holed handshake", "slow DNS", "black-holed session"])
-async def test_aio_sigterm_ends_the_process(rabbit: Vhost, here: stories.Place, tmp_path: Path, moment: str) -> None:
-    await stories.sigterm_in(moment, here, tmp_path, lambda: rabbit.consumers("orders"))
+async def test_aio_sigterm_ends_the_process(rabbit: Vhost, here: Place, tmp_path: Path, moment: str) -> None:
+    await processes.sigterm_in(moment, here, tmp_path, lambda: rabbit.consumers("orders"))
 
 
 @pytest.mark.promise("P5", "P6")
-async def test_aio_a_reset_in_the_middle_of_a_frame(here: stories.Place, caplog: pytest.LogCaptureFixture) -> None:
+async def test_aio_a_reset_in_the_middle_of_a_frame(here: Place, caplog: pytest.LogCaptureFixture) -> None:
     await stories.reset_in_mid_frame(here)
     assert "Traceback" not in caplog.text
     assert len(troubles(caplog, "broke")) == len(troubles(caplog, "")), "the supervisor's line, and nobody else's"

@@ -17,7 +17,7 @@ from runtime import Backoff, BrokerUnavailable, LinkState, OutcomeUnknown, Runti
 from ..bench.proxy import open_proxy
 from ..bench.waiting import until
 from ..bench.worker import worker
-from .stories import Place, record_handled
+from .place import Place, record_handled
 
 #: Handles on cue, so that acks and publishes are outstanding when the server is frozen.
 HANDLERS = """

@@ -7,7 +7,7 @@ from typing import Literal
 from adapters.rabbitmq import RabbitBroker
 
 from ..bench.rabbit import Vhost
-from .stories import Place
+from .place import Place
 
 Connection = Literal["native", "aio-pika"]
 

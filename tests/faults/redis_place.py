@@ -5,7 +5,7 @@ from __future__ import annotations
 from adapters.redis import RedisBroker
 
 from ..bench.servers import RedisServer
-from .stories import Place
+from .place import Place
 
 
 def place(server: RedisServer) -> Place:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -9,10 +11,11 @@ import trio
 from runtime import Broker, Runtime
 from runtime.errors import MessagingError
 
+from ..bench.dns import failing_dns, slow_dns
 from ..bench.proxy import Proxy, open_proxy
 from ..bench.table import Row
 from ..bench.waiting import until
-from .stories import Place
+from .place import Place, record_handled, slowest_publish
 
 FATES: Final = ["closed", "cut off", "black-holed"]
 #: Seconds of publishing that are compared, before and after each blow.
@@ -98,3 +101,79 @@ class Gauge:
         before = self.count
         await trio.sleep(seconds)
         return self.count - before
+
+
+UNREACHABLE = ["absent", "refusing", "black-holed", "slow DNS", "failing DNS"]
+
+
+@contextmanager
+def name_service(how: str) -> Iterator[None]:
+    """What a broker that is not reachable in the way of `how` meets when it looks up broker.test."""
+    if how == "slow DNS":
+        with slow_dns({"broker.test": 30.0}) as lookups:
+            yield
+            assert lookups.count, "the name was looked up"
+            assert lookups.most_outstanding == 1
+    elif how == "failing DNS":
+        with failing_dns("broker.test") as lookups:
+            yield
+            assert lookups.count
+    else:
+        yield
+
+
+async def beside_an_unreachable_broker(place: Place, how: str) -> Row:
+    """`how` is one of `UNREACHABLE`. Inside `name_service(how)`."""
+    with place.recorder(33, f"another broker {how}") as recorder:
+        async with open_proxy(place.server.port) as proxy:
+            if how in ("absent", "refusing"):
+                proxy.refuse()
+            elif how == "black-holed":
+                proxy.ignore()
+            host = "broker.test" if "DNS" in how else "127.0.0.1"
+            victim = place.broker(proxy.port, host=host, name="victim")
+            healthy = place.broker(host="localhost", name="healthy")
+
+            @victim.subscriber("orders")
+            async def never(number: int) -> None: ...
+
+            app = Runtime(victim, healthy)
+            handled = record_handled(healthy, recorder)
+            async with trio.open_nursery() as nursery:
+                with trio.fail_after(1):
+                    await nursery.start(app.serve)
+                nursery.start_soon(victim.publish, 0, "orders")
+                assert await slowest_publish(healthy, range(300), recorder) < 0.5
+                await until(lambda: sorted(handled) == list(range(300)))
+                assert app.status().broker("healthy").ready
+                recorder.fault("the other is not ready", proof=not app.status().broker("victim").ready)
+                began = trio.current_time()
+                nursery.cancel_scope.cancel()
+            assert trio.current_time() - began < 1
+        # A look-up in a thread cannot be interrupted: one is left until the resolver gives up, and never a second.
+        return recorder.check(leftovers=1 if how == "slow DNS" else 0)
+
+
+async def neighbour_of(victim: Broker[Any], other: Broker[Any], fate: Callable[[Runtime], object]) -> None:
+    """`fate` strikes `victim`, served by the `Runtime` it is given, in the middle of the publishes of `other`."""
+    handled = record_handled(other)
+    record_handled(victim)
+    victims = Runtime(victim)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(Runtime(other).serve)
+        await nursery.start(victims.serve)
+        await victim.publish(1, "orders")
+        before = await slowest_publish(other, range(50))
+        fate(victims)
+        nursery.start_soon(_publish_in_vain, victim)
+        after = await slowest_publish(other, range(50, 200))
+        await until(lambda: sorted(set(handled)) == list(range(200)), within=2)
+        assert max(before, after) < 0.5, "no publish of the other broker waited for the victim"
+        nursery.cancel_scope.cancel()
+
+
+async def _publish_in_vain(victim: Broker[Any]) -> None:
+    try:
+        await victim.publish(2, "orders")
+    except (MessagingError, trio.ClosedResourceError):
+        pass  # that is what its fate comes to

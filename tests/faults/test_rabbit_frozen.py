@@ -10,14 +10,15 @@ import pytest
 from ..bench.rabbit import RabbitServer, Vhost
 from ..bench.table import FaultTable
 from ..bench.waiting import until
-from . import frost, siblings, stories
+from . import frost, siblings
+from .place import Place
 from .rabbit_place import Connection, place
 
 pytestmark = pytest.mark.broker("rabbitmq")
 
 
 @pytest.fixture
-def here(rabbit: Vhost, connection: Connection) -> Iterator[stories.Place]:
+def here(rabbit: Vhost, connection: Connection) -> Iterator[Place]:
     """On the server that all share: it may be frozen, and is thawed again."""
     yield place(rabbit, connection)
     rabbit.server.thaw()
@@ -25,7 +26,7 @@ def here(rabbit: Vhost, connection: Connection) -> Iterator[stories.Place]:
 
 @pytest.mark.promise("P2")
 async def test_sigterm_with_acks_and_publishes_outstanding_ends_within_two_seconds_of_the_grace(
-    rabbit: Vhost, here: stories.Place, tmp_path: Path
+    rabbit: Vhost, here: Place, tmp_path: Path
 ) -> None:
     await frost.sigterm_with_acks_and_publishes_outstanding(here, tmp_path, rabbit.add_numbers)
     await until(lambda: not rabbit.consumers("orders"))
@@ -35,28 +36,24 @@ async def test_sigterm_with_acks_and_publishes_outstanding_ends_within_two_secon
 
 
 @pytest.mark.promise("P2")
-async def test_cancelling_the_scope_around_a_frozen_broker_takes_less_than_a_second(here: stories.Place) -> None:
+async def test_cancelling_the_scope_around_a_frozen_broker_takes_less_than_a_second(here: Place) -> None:
     await frost.cancel_around_a_frozen_broker(here)
 
 
 @pytest.mark.promise("P5")
-async def test_a_publish_that_was_sent_into_the_frost_has_an_unknown_outcome(
-    rabbit: Vhost, here: stories.Place
-) -> None:
+async def test_a_publish_that_was_sent_into_the_frost_has_an_unknown_outcome(rabbit: Vhost, here: Place) -> None:
     await frost.publish_into_the_frost(here)
     assert rabbit.take("orders") == [b"0", b"1", b"2"]
 
 
 @pytest.mark.promise("P5")
-async def test_publishing_while_disconnected_waits_and_is_cancellable_and_bounded(
-    rabbit: Vhost, here: stories.Place
-) -> None:
+async def test_publishing_while_disconnected_waits_and_is_cancellable_and_bounded(rabbit: Vhost, here: Place) -> None:
     await frost.publish_while_disconnected(here)
     assert rabbit.take("orders") == [b"0", b"3"]
 
 
 @pytest.mark.promise("P1", "P3")
-async def test_a_frozen_server_is_degraded_then_lost_and_found_again(here: stories.Place) -> None:
+async def test_a_frozen_server_is_degraded_then_lost_and_found_again(here: Place) -> None:
     await frost.degraded_then_lost_and_found_again(here)
 
 
@@ -65,15 +62,15 @@ async def test_what_happens_to_one_server_changes_nothing_for_the_broker_of_anot
     rabbit_process: RabbitServer, rabbit: Vhost, connection: Connection
 ) -> None:
     there, here = place(rabbit_process.vhost, connection), place(rabbit, connection)
-    await stories.neighbour_of(there.broker(name="victim"), here.broker(name="other"), lambda _: there.server.freeze())
+    await siblings.neighbour_of(there.broker(name="victim"), here.broker(name="other"), lambda _: there.server.freeze())
     there.server.thaw()
-    await stories.neighbour_of(there.broker(name="victim"), here.broker(name="other"), lambda _: there.server.kill())
+    await siblings.neighbour_of(there.broker(name="victim"), here.broker(name="other"), lambda _: there.server.kill())
 
 
 @pytest.mark.promise("P1", "P2")
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("rounds", [6, pytest.param(50, marks=pytest.mark.soak)])
 async def test_33_of_several_brokers_in_one_process_one_suffers_and_the_others_publish_on_at_the_same_rate(
-    here: stories.Place, fault_table: FaultTable, rounds: int
+    here: Place, fault_table: FaultTable, rounds: int
 ) -> None:
     fault_table.add(await siblings.rounds_of_suffering(here, rounds))

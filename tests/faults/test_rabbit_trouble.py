@@ -18,8 +18,8 @@ from ..bench.recorder import Recorder
 from ..bench.table import FaultTable
 from ..bench.waiting import until
 from ..bench.worker import worker
+from .place import record_handled
 from .rabbit_place import Connection, place
-from .stories import record_handled
 
 pytestmark = pytest.mark.broker("rabbitmq")
 
@@ -166,7 +166,9 @@ async def test_13_while_the_server_is_short_of_memory_publishers_wait_and_consum
             nursery.start_soon(broker.publish, 2, "elsewhere")
             gate.set()
             await until(lambda: len(handled) == 100)
-            recorder.fault("a publish waits, and that is in the status", proof=app.status().broker("amqp").publishing)
+            status = app.status().broker("amqp")
+            recorder.fault("a publish waits", proof=status.publishing)
+            recorder.fault("and the status says why", proof="memory" in str(status.publish_error))
             assert app.status().broker("amqp").sessions == 1
             await rabbit.server.ctl("set_vm_memory_high_watermark", "0.4")
             recorder.mark_fault(unsettled=0)
