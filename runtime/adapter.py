@@ -110,7 +110,8 @@ class Session(Protocol):
     async def writable(self, paused: Callable[[str], None]) -> None:
         """Return when the broker takes messages; if it does not for now, call `paused` with the reason, and wait.
 
-        At once where no broker says so. A cancel leaves nothing behind. Raises `SessionLost` when the session ends first.
+        At once where no broker says so. What is published next may find that it has stopped to: then `paused` is called
+        while that waits. A cancel leaves nothing behind. Raises `SessionLost` when the session ends first.
         """
         ...
 

@@ -36,6 +36,8 @@ class Publisher:
         self._opening = trio.Lock()
         #: Hears of confirms, of blocking, and of the end.
         self._news = trio.lowlevel.ParkingLot()
+        #: Whom to tell that the server takes no messages.
+        self._paused: Callable[[str], None] = lambda why: None
         connection.on_news = self._hear
 
     def _hear(self) -> None:
@@ -48,6 +50,7 @@ class Publisher:
 
     async def writable(self, paused: Callable[[str], None]) -> None:
         """Wait until the server takes messages; `paused` hears why it does not. Raises `SessionLost`."""
+        self._paused = paused
         while (why := self.blocked) is not None:
             if self._connection.ended is not None:
                 raise SessionLost(str(self._connection.ended), sent=False)
@@ -108,6 +111,7 @@ class Publisher:
                 if self.blocked is None:
                     await self._news.park()
                 elif trio.current_time() < give_up_at:
+                    self._paused(f"RabbitMQ takes no messages for now: {self.blocked}")
                     with trio.move_on_at(give_up_at):
                         await self._news.park()
                 else:
