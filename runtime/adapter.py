@@ -103,12 +103,13 @@ class Session(Protocol):
     """One connected stay with a broker."""
 
     def open_source(
-        self, source: Any, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
+        self, source: Any, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AbstractAsyncContextManager[Receiver]:
         """Open what a subscription reads from; create what is missing.
 
         `again` says that this run had it open before. A source that starts at the end then starts at the beginning if
-        it has to be created: it vanished, and whatever is in it now is new.
+        it has to be created: it vanished, and whatever is in it now is new. `prefetch` is how many deliveries the runtime
+        will ever hold of it; an adapter whose broker pushes takes no more from it, its own buffer included.
 
         While it is open the adapter keeps the leases of `held` alive, and calls `on_lost` for each that it finds gone.
         A cancel while it opens leaves nothing behind. Closing it, also under a cancel, takes at most half a second,
@@ -122,6 +123,14 @@ class Session(Protocol):
         An item's own error means that its lease is gone. Raises `SessionLost` for all of it, also when the session ends
         meanwhile. The runtime then sends it again on the next session if leases are bound to the broker, so a settlement
         must be safe to repeat there.
+        """
+        ...
+
+    async def writable(self, paused: Callable[[str], None]) -> None:
+        """Return when the broker takes messages; if it does not for now, call `paused` with the reason, and wait.
+
+        At once where no broker says so. What is published next may find that it has stopped to: then `paused` is called
+        while that waits. A cancel leaves nothing behind. Raises `SessionLost` when the session ends first.
         """
         ...
 

@@ -68,7 +68,8 @@ class Outbox:
                 raise OutcomeUnknown(
                     f"broker {self._name!r} did not confirm {letter} within {limit:g} s of its publish"
                 )
-            why = f": {self._link.error}" if self._link.error else ""
+            trouble = self._link.error or self.trouble
+            why = f": {trouble}" if trouble else ""
             raise BrokerUnavailable(f"broker {self._name!r} could not be reached within {limit:g} s for {letter}{why}")
         if letter.error is not None:
             raise letter.error
@@ -77,6 +78,15 @@ class Outbox:
         while True:
             await self._queue.wait()
             session = await self._link.session()
+            trouble = self.trouble
+            try:
+                await session.writable(self._say)
+            except SessionLost as loss:
+                self._link.lost(session, loss)
+                continue
+            finally:
+                if self.trouble is not trouble:
+                    self._say(None)  # what it had to wait for is over
             batch = self._queue.take(MAX_BATCH)
             if not batch:
                 continue  # whoever waited for the session has given up
@@ -122,7 +132,9 @@ class Outbox:
         for letter, error in zip(batch, results, strict=True):
             letter.settle(error)
         refusals = [error for error in results if isinstance(error, BrokerUnavailable)]
-        trouble = str(refusals[-1]) if refusals else None
+        self._say(str(refusals[-1]) if refusals else None)
+
+    def _say(self, trouble: str | None) -> None:
         # One line when it begins and one when it is over, not one for each message.
         if trouble is not None and self.trouble is None:
             logger.warning("%s: publishes are refused: %s", self._name, trouble)

@@ -73,7 +73,9 @@ class Subscription:
 
     async def _consume(self, session: Session) -> None:
         dispatch, again = self.dispatch, self._was_open
-        async with session.open_source(self.source, dispatch.held, dispatch.lose, again=again) as receiver:
+        async with session.open_source(
+            self.source, dispatch.held, dispatch.lose, again=again, prefetch=dispatch.prefetch
+        ) as receiver:
             self._was_open, self._receiver = True, receiver
             self._set(SubscriptionState.RUNNING)
             try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from .bench.leaks import Holdings
+from .bench.rabbit import RabbitServer, Vhost, rabbit_server, scripts
 from .bench.servers import RedisServer, redis_server
 from .bench.table import FaultTable
 
@@ -51,12 +52,42 @@ async def two_redis_processes(tmp_path: Path) -> AsyncIterator[tuple[RedisServer
         yield first, second
 
 
+@pytest.fixture(scope="session")
+def shared_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
+    """One RabbitMQ for all tests that leave it running: it takes seconds to start. Use `rabbit`."""
+    with rabbit_server(tmp_path_factory.mktemp("rabbit")) as server:
+        server.launch()
+        server.wait_until_it_answers()
+        yield server
+
+
+@pytest.fixture
+async def rabbit(shared_rabbit: RabbitServer) -> Vhost:
+    """An empty virtual host of a RabbitMQ that others use too."""
+    return await shared_rabbit.new_vhost()
+
+
+@pytest.fixture
+async def rabbit_process(tmp_path: Path) -> AsyncIterator[RabbitServer]:
+    """A RabbitMQ of this test's own, running, to be stopped, killed and frozen at will."""
+    (tmp_path / "rabbit").mkdir()
+    with rabbit_server(tmp_path / "rabbit") as server:
+        await server.start()
+        yield server
+
+
+#: By the argument of the mark `broker`: whether the server can be had on this machine.
+SERVERS = {"redis": shutil.which("redis-server"), "rabbitmq": scripts()}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A broker that cannot be had fails the tests in CI, and is a loud skip elsewhere."""
-    if shutil.which("redis-server") is None and not os.environ.get("CI"):
-        for item in items:
-            if item.get_closest_marker("broker") is not None:
-                item.add_marker(pytest.mark.skip(reason="NO REDIS: redis-server is not on PATH; see ./scripts/test"))
+    for item in items:
+        mark = item.get_closest_marker("broker")
+        for name in (mark.args or ["redis"]) if mark is not None else []:
+            if SERVERS[name] is None and not os.environ.get("CI"):
+                reason = f"NO {name.upper()}: {name}-server is not on PATH; see ./scripts/test"
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

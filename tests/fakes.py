@@ -44,7 +44,7 @@ class FakeBroker(Broker[Place]):
         self.unreachable: Exception | None = None
         #: Raised by every attempt to open the source of that name.
         self.broken: dict[str, Exception] = {}
-        #: Calls of these names ("open", "receive", "settle", "publish", "probe") do not return while they are here.
+        #: Calls of these names ("open", "receive", "settle", "writable", "publish", "probe") do not return while they are here.
         self.stuck: set[str] = set()
         #: The next publishes raise these, one each.
         self.publish_failures: deque[SessionLost] = deque()
@@ -132,7 +132,7 @@ class FakeSession:
 
     @asynccontextmanager
     async def open_source(
-        self, source: Place, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
+        self, source: Place, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[FakeReceiver]:
         self._broker.note(f"open {source}")
         await self._pass("open source")
@@ -165,6 +165,11 @@ class FakeSession:
                 self._broker.queues[place].append(message)
         self._broker.news.unpark_all()
         return [None] * len(batch)
+
+    async def writable(self, paused: Callable[[str], None]) -> None:
+        if "writable" in self._broker.stuck:
+            paused("it is out of memory")
+            await self._pass("writable")
 
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Exception | None]:
         self._broker.note("publish")

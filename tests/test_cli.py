@@ -21,7 +21,8 @@ from runtime.cli import main
 from runtime.cli.loading import ADAPTERS
 
 from .bench.command import command
-from .bench.servers import RedisServer, free_port
+from .bench.process import free_port
+from .bench.servers import RedisServer
 from .bench.waiting import until
 
 ROUTER = """

@@ -186,6 +186,39 @@ async def test_a_broker_that_takes_nothing_at_all_shows_in_the_status_and_once_i
         assert app.status().broker("fake").publish_error is None
 
 
+async def test_while_the_broker_takes_no_messages_publishes_wait_unsent_and_it_shows(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = FakeBroker(publish_limit=30)
+    app = Runtime(broker)
+    async with app.open():
+        broker.stuck.add("writable")
+        with trio.move_on_after(5) as caller:
+            await broker.publish(b"cancelled", "done")
+        assert caller.cancelled_caught
+        with pytest.raises(BrokerUnavailable, match="within 30 s .* out of memory"):
+            await broker.publish(b"too long", "done")
+        assert app.status().broker("fake").publish_error == "it is out of memory"
+        assert caplog.text.count("publishes are refused: it is out of memory") == 1
+        assert not broker.times("publish")
+        broker.free("writable")
+        await wait_all_tasks_blocked()
+        assert app.status().broker("fake").publish_error is None
+        await broker.publish(b"x", "done")
+    assert _bodies(broker) == [b"x"]
+
+
+async def test_a_session_lost_while_its_broker_takes_no_messages_costs_no_publish(autojump_clock: MockClock) -> None:
+    async with _served(FakeBroker()) as broker, trio.open_nursery() as nursery:
+        await until(lambda: broker.sessions)
+        broker.stuck.add("writable")
+        nursery.start_soon(broker.publish, b"x", "done")
+        await wait_all_tasks_blocked()
+        broker.stuck.clear()
+        broker.lose()
+    assert _bodies(broker) == [b"x"]
+
+
 @pytest.mark.promise("P2")
 async def test_the_end_of_the_run_answers_every_waiting_publish(autojump_clock: MockClock) -> None:
     broker = FakeBroker()

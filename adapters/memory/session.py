@@ -23,7 +23,7 @@ class MemorySession:
 
     @asynccontextmanager
     async def open_source(
-        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
+        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[MemoryReceiver]:
         await trio.lowlevel.checkpoint()
         group = self._server.group(source.name, source.group, source.start)
@@ -58,6 +58,9 @@ class MemorySession:
                 headers = {**message.headers, "rejected-reason": reason, "rejected-from": str(source)}
                 self._server.publish(msgspec.structs.replace(message, headers=headers), f"{source.name}.rejected")
         return None
+
+    async def writable(self, paused: Callable[[str], None]) -> None:
+        pass  # it never says that it is not
 
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Exception | None]:
         await trio.lowlevel.checkpoint()

@@ -35,7 +35,7 @@ class RedisSession:
 
     @asynccontextmanager
     async def open_source(
-        self, source: Stream, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
+        self, source: Stream, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[StreamReceiver]:
         name = f"{self._identity} {source}"
         await self._create_group(source, again)
@@ -102,6 +102,9 @@ class RedisSession:
             attempts = item.delivery.message.attempt - (not item.outcome.counted)
             arguments += (_id(item), int(idle * 1000), attempts)
         return evaluate(PARK, [source.name], str(source.group), self._identity, PARKED, *arguments)
+
+    async def writable(self, paused: Callable[[str], None]) -> None:
+        pass  # it never says that it is not
 
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Exception | None]:
         replies = await self._commands.call([wire.xadd(item.message, item.source) for item in batch])

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from runtime import Broker, BrokerUnavailable, Message, OutcomeUnknown, Runtime
+from runtime import Broker, BrokerUnavailable, LinkState, Message, OutcomeUnknown, Runtime
 
 from .recorder import Recorder
 from .waiting import until
@@ -17,8 +17,9 @@ from .waiting import until
 class Traffic:
     """Publishers that never give up, and the subscription that handles what they send."""
 
-    def __init__(self, app: Runtime, recorder: Recorder, total: int) -> None:
-        self.app = app
+    def __init__(self, broker: Broker[Any], recorder: Recorder, total: int) -> None:
+        self.app = Runtime(broker)
+        self._broker = broker
         self.total = total
         self.confirmed = 0
         self._recorder = recorder
@@ -29,6 +30,25 @@ class Traffic:
     def unsettled(self) -> int:
         """Messages that the broker may deliver again if it loses us now."""
         return sum(s.unsettled for broker in self.app.status().brokers for s in broker.subscriptions)
+
+    @property
+    def at_risk(self) -> int:
+        """Messages that the broker may deliver again if it loses us now.
+
+        Where a lease ends with its session an ack may be lost on the wire when we have forgotten its message; then it
+        is all that the broker lets us have unsettled.
+        """
+        if self._broker.features.lease == "broker":
+            return self.unsettled
+        return sum(s.prefetch for broker in self.app.status().brokers for s in broker.subscriptions)
+
+    @property
+    def state(self) -> LinkState:
+        return self.app.status().brokers[0].state
+
+    @property
+    def sessions(self) -> int:
+        return self.app.status().brokers[0].sessions
 
     async def reaches(self, share: float) -> None:
         """Wait until that share of the messages is confirmed."""
@@ -48,12 +68,12 @@ class Traffic:
         self._handled.add(number)
         self._recorder.handled(number, key)
 
-    async def publish(self, broker: Broker[Any], source: Any, first: int, step: int) -> None:
+    async def publish(self, source: Any, first: int, step: int) -> None:
         """Every `step`-th number from `first`, under one key, each again until it is confirmed."""
         for number in range(first, self.total, step):
             while True:
                 try:
-                    await broker.publish(number, source, key=str(first), message_id=f"{number}")
+                    await self._broker.publish(number, source, key=str(first), message_id=f"{number}")
                 except BrokerUnavailable:
                     continue
                 except OutcomeUnknown:
@@ -70,15 +90,14 @@ async def traffic(
     broker: Broker[Any], source: Any, recorder: Recorder, *, total: int, publishers: int = 50
 ) -> AsyncIterator[Traffic]:
     """Serve `broker`, publish to `source` and handle what comes, in order per key, for the length of the block."""
-    app = Runtime(broker)
-    running = Traffic(app, recorder, total)
+    running = Traffic(broker, recorder, total)
 
     @broker.subscriber(source, concurrency=50, ordered_by="key")
     async def handle(number: int, message: Message) -> None:
         running.saw(number, message.key)
 
-    async with app.open(), trio.open_nursery() as nursery:
+    async with running.app.open(), trio.open_nursery() as nursery:
         for first in range(publishers):
-            nursery.start_soon(running.publish, broker, source, first, publishers)
+            nursery.start_soon(running.publish, source, first, publishers)
         yield running
         nursery.cancel_scope.cancel()

@@ -2,378 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from adapters.redis import RedisBroker, Stream
-from runtime import Backoff, LinkState, OutcomeUnknown, Runtime
+from runtime import Runtime
 
-from ..bench.dns import failing_dns, slow_dns
-from ..bench.proxy import open_proxy
 from ..bench.recorder import Recorder
 from ..bench.servers import RedisServer, redis_server
 from ..bench.table import FaultTable
-from ..bench.traffic import traffic
 from ..bench.waiting import until
-from ..bench.worker import worker
+from . import processes, siblings, stories
+from .place import Place
+from .redis_place import place
 
 pytestmark = pytest.mark.broker
 
 
+@pytest.fixture
+def here(redis_process: RedisServer) -> Place:
+    return place(redis_process)
+
+
 @pytest.mark.promise("P5", "P6")
-async def test_1_a_server_restarted_twice_under_load_loses_nothing(
-    redis_process: RedisServer, fault_table: FaultTable
-) -> None:
-    with Recorder(1, "restarted at ⅓ and ½ of 10,000", broker="redis") as recorder:
-        broker = RedisBroker(redis_process.url)
-        async with traffic(broker, "orders", recorder, total=10_000, publishers=100) as load:
-            for share in (1 / 3, 1 / 2):
-                await load.reaches(share)
-                unsettled = load.unsettled
-                redis_process.kill()
-                await until(lambda: load.app.status().broker("redis").state is not LinkState.CONNECTED)
-                await redis_process.start()
-                recorder.mark_fault(unsettled=unsettled)
-            await load.ends()
-            recorder.fault("sessions after the first", proof=load.app.status().broker("redis").sessions >= 3)
-        bound = recorder.unsettled + len(recorder.unknown)
-        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
+async def test_1_a_server_restarted_twice_under_load_loses_nothing(here: Place, fault_table: FaultTable) -> None:
+    fault_table.add(await stories.restarted_under_load(here))
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(150)
 async def test_2_a_server_down_for_a_minute_is_not_ready_within_seconds_and_loses_nothing(
-    redis_process: RedisServer, fault_table: FaultTable
+    here: Place, fault_table: FaultTable
 ) -> None:
-    with Recorder(2, "killed, down 60 s", broker="redis") as recorder:
-        async with traffic(RedisBroker(redis_process.url), "orders", recorder, total=2_000) as load:
-            await load.reaches(1 / 2)
-            redis_process.kill()
-            await until(lambda: not load.app.status().ready, within=5)
-            recorder.fault("the server is gone", proof=not redis_process.is_running())
-            await trio.sleep(60)
-            await redis_process.start()
-            recorder.mark_fault()
-            await load.ends()
-        fault_table.add(recorder.check(duplicates_at_most=100 + len(recorder.unknown), recovery_within=10))
+    fault_table.add(await stories.down_for_a_minute(here))
 
 
 @pytest.mark.promise("P4")
 async def test_3_a_server_that_is_absent_at_the_start_is_connected_to_within_5_s(
     tmp_path: Path, fault_table: FaultTable
 ) -> None:
-    with Recorder(3, "absent at start", broker="redis") as recorder, redis_server(tmp_path) as server:
-        async with traffic(RedisBroker(server.url), "orders", recorder, total=100, publishers=10) as load:
-            await until(lambda: load.app.status().broker("redis").attempts >= 3)
-            recorder.fault("attempts before it came", proof=load.app.status().broker("redis").attempts)
-            await server.start()
-            recorder.mark_fault()
-            await load.ends()
-        fault_table.add(recorder.check(recovery_within=5))
+    with redis_server(tmp_path) as server:
+        fault_table.add(await stories.absent_at_start(place(server)))
 
 
 @pytest.mark.promise("P5", "P6")
-async def test_4_a_reset_in_the_middle_of_a_frame(redis_process: RedisServer, fault_table: FaultTable) -> None:
-    with Recorder(4, "TCP reset in mid-frame", broker="redis") as recorder:
-        async with open_proxy(redis_process.port) as proxy:
-            broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}")
-            async with traffic(broker, "orders", recorder, total=3_000) as load:
-                for share in (0.2, 0.4, 0.6):
-                    await load.reaches(share)
-                    resets = proxy.resets
-                    proxy.cut_after(37, "down")
-                    await until(lambda: proxy.resets > resets)  # noqa: B023
-                    recorder.mark_fault(unsettled=load.unsettled)
-                await load.ends()
-                recorder.fault("connections reset", proof=proxy.resets >= 3)
-        bound = 3 * recorder.unsettled + len(recorder.unknown)
-        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=5))
+async def test_4_a_reset_in_the_middle_of_a_frame(here: Place, fault_table: FaultTable) -> None:
+    fault_table.add(await stories.reset_in_mid_frame(here))
 
 
 @pytest.mark.promise("P2", "P5")
-@pytest.mark.parametrize(("number", "direction"), [(5, "upstream"), (6, "downstream")])
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
 async def test_5_6_a_black_hole_is_found_within_two_probes(
-    redis_process: RedisServer, fault_table: FaultTable, number: int, direction: str
+    here: Place, fault_table: FaultTable, direction: str
 ) -> None:
-    with Recorder(number, f"black hole {direction}", broker="redis") as recorder:
-        async with open_proxy(redis_process.port) as proxy:
-            probe = 1.0
-            broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}", probe_interval=probe, connect_limit=1)
-            async with traffic(broker, "orders", recorder, total=3_000) as load:
-                await load.reaches(1 / 3)
-                unsettled = load.unsettled
-                proxy.swallow(up=direction == "upstream", down=direction == "downstream")
-                await until(lambda: not load.app.status().broker("redis").ready, within=2 * probe)
-                down = (LinkState.DOWN, LinkState.CONNECTING)
-                await until(lambda: load.app.status().broker("redis").state in down, within=2 * probe)
-                recorder.fault("bytes swallowed", proof=proxy.swallowed)
-                proxy.forward()
-                recorder.mark_fault(unsettled=unsettled)
-                await load.ends()
-        # Acks that were swallowed are sent again, so none of them is a duplicate; publishes of unknown outcome are.
-        bound = recorder.unsettled + len(recorder.unknown)
-        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
+    fault_table.add(await stories.black_hole(here, direction))
 
 
-async def test_7_half_a_second_of_latency_is_no_reason_to_hang_up(
-    redis_process: RedisServer, fault_table: FaultTable
-) -> None:
-    with Recorder(7, "500 ms latency with jitter", broker="redis") as recorder:
-        async with open_proxy(redis_process.port) as proxy:
-            broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}", probe_interval=2)
-            async with traffic(broker, "orders", recorder, total=300, publishers=50) as load:
-                await load.reaches(0.1)
-                recorder.mark_fault()
-                proxy.delay(0.25, jitter=0.1)  # each way
-                await load.ends()
-                recorder.fault("one session all the time", proof=load.app.status().broker("redis").sessions == 1)
-                began = trio.current_time()
-                await broker.publish(0, "other")
-                recorder.fault("a round trip is slow", proof=trio.current_time() - began > 0.3)
-        fault_table.add(recorder.check())
+async def test_7_half_a_second_of_latency_is_no_reason_to_hang_up(here: Place, fault_table: FaultTable) -> None:
+    fault_table.add(await stories.latency(here))
 
 
 @pytest.mark.parametrize("flaps", [pytest.param(60), pytest.param(1000, marks=[pytest.mark.soak])])
 @pytest.mark.timeout(200)
-async def test_8_connection_flaps_leave_nothing_behind(
-    redis_process: RedisServer, fault_table: FaultTable, flaps: int
-) -> None:
-    with Recorder(8, f"{flaps:,} connection flaps", broker="redis") as recorder:
-        async with open_proxy(redis_process.port) as proxy:
-            quick = Backoff(first=0.01, cap=0.02)
-            broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}", backoff=quick)
-            async with traffic(broker, "orders", recorder, total=2_000, publishers=10) as load:
-                for flap in range(flaps):
-                    await until(lambda: load.app.status().broker("redis").sessions > flap)  # noqa: B023
-                    proxy.reset()
-                recorder.mark_fault()
-                await load.ends()
-                recorder.fault("connections reset", proof=proxy.resets >= flaps)
-        fault_table.add(recorder.check(duplicates_at_most=2_000))
+async def test_8_connection_flaps_leave_nothing_behind(here: Place, fault_table: FaultTable, flaps: int) -> None:
+    fault_table.add(await stories.flaps(here, flaps))
 
 
 @pytest.mark.promise("P5")
-async def test_12_a_lost_confirm_is_an_unknown_outcome(redis_process: RedisServer, fault_table: FaultTable) -> None:
-    with Recorder(12, "confirm lost", broker="redis") as recorder:
-        async with open_proxy(redis_process.port) as proxy:
-            broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}")
-            handled: list[int] = []
-
-            @broker.subscriber("orders")
-            async def handle(number: int) -> None:
-                handled.append(number)
-                recorder.handled(number)
-
-            app = Runtime(broker)
-            async with app.open():
-                await until(lambda: app.status().ready)
-                proxy.cut_after(1, "down")
-                recorder.mark_fault(unsettled=1)
-                with pytest.raises(OutcomeUnknown):
-                    await broker.publish(1, "elsewhere", message_id="one")
-                recorder.outcome_unknown(1)
-                recorder.fault("the connection was cut in the confirm", proof=proxy.resets)
-                await broker.publish(1, "orders", message_id="one")
-                recorder.confirmed(1)
-                await until(lambda: handled)
+async def test_12_a_lost_confirm_is_an_unknown_outcome(
+    redis_process: RedisServer, here: Place, fault_table: FaultTable
+) -> None:
+    def stored(stream: str) -> int:
         with redis_process.client() as client:
-            recorder.fault("the server had taken it", proof=client.xlen("elsewhere") == 1)
-        fault_table.add(recorder.check(duplicates_at_most=1, recovery_within=5))
+            return int(client.xlen(stream))
 
-
-@pytest.fixture(params=["absent", "refusing", "black-holed", "slow DNS", "failing DNS"])
-def unreachable(request: pytest.FixtureRequest) -> Iterator[str]:
-    """How a server cannot be reached."""
-    name = request.param
-    assert isinstance(name, str)
-    if name == "slow DNS":
-        with slow_dns({"broker.test": 30.0}) as lookups:
-            yield name
-            assert lookups.count, "the name was looked up"
-            assert lookups.most_outstanding == 1
-    elif name == "failing DNS":
-        with failing_dns("broker.test") as lookups:
-            yield name
-            assert lookups.count
-    else:
-        yield name
+    fault_table.add(await stories.confirm_lost(here, stored))
 
 
 @pytest.mark.promise("P1", "P2", "P4")
+@pytest.mark.parametrize("how", siblings.UNREACHABLE)
 async def test_33_a_broker_that_cannot_be_reached_holds_up_neither_the_start_nor_another_nor_the_end(
-    redis_process: RedisServer, unreachable: str, fault_table: FaultTable
+    here: Place, how: str, fault_table: FaultTable
 ) -> None:
-    with Recorder(33, f"another broker {unreachable}", broker="redis") as recorder:
-        await beside_an_unreachable_broker(redis_process, unreachable, recorder)
-        # A look-up in a thread cannot be interrupted: one is left until the resolver gives up, and never a second.
-        fault_table.add(recorder.check(leftovers=1 if unreachable == "slow DNS" else 0))
-
-
-async def beside_an_unreachable_broker(redis_process: RedisServer, unreachable: str, recorder: Recorder) -> None:
-    async with open_proxy(redis_process.port) as proxy:
-        host = "broker.test" if "DNS" in unreachable else "127.0.0.1"
-        if unreachable in ("absent", "refusing"):
-            proxy.refuse()
-        elif unreachable == "black-holed":
-            proxy.ignore()
-        victim = RedisBroker(f"redis://{host}:{proxy.port}", name="victim")
-        healthy = RedisBroker(redis_process.url.replace("127.0.0.1", "localhost"), name="healthy")
-        handled: list[int] = []
-
-        @victim.subscriber("orders")
-        async def never(number: int) -> None: ...
-
-        @healthy.subscriber(Stream("orders"))
-        async def handle(number: int) -> None:
-            handled.append(number)
-            recorder.handled(number)
-
-        app = Runtime(victim, healthy)
-        async with trio.open_nursery() as nursery:
-            with trio.fail_after(1):
-                await nursery.start(app.serve)
-            nursery.start_soon(victim.publish, 0, "orders")
-            slowest = 0.0
-            for number in range(300):
-                began = trio.current_time()
-                await healthy.publish(number, "orders")
-                slowest = max(slowest, trio.current_time() - began)
-                recorder.confirmed(number)
-            await until(lambda: sorted(handled) == list(range(300)))
-            assert slowest < 0.5
-            assert app.status().broker("healthy").ready
-            recorder.fault("the other is not ready", proof=not app.status().broker("victim").ready)
-            began = trio.current_time()
-            nursery.cancel_scope.cancel()
-        assert trio.current_time() - began < 1
-
-
-#: Prints what it handles; what it does meanwhile is the test's to choose.
-WORKER = """
-import trio
-from runtime import Runtime
-from adapters.redis import RedisBroker, Stream
-{setup}
-broker = RedisBroker("{url}", probe_interval=1)
-app = Runtime(broker, grace={grace})
-
-@broker.subscriber(Stream("orders", lease=1), concurrency=200)
-async def handle(number: int) -> None:
-    print("handling", number, flush=True)
-    await trio.sleep({duration})
-    print("handled", number, flush=True)
-"""
-
-
-def worker_module(url: str, *, setup: str = "", grace: float = 10, duration: float = 0) -> str:
-    return WORKER.format(url=url, setup=setup, grace=grace, duration=duration)
+    with siblings.name_service(how):
+        fault_table.add(await siblings.beside_an_unreachable_broker(here, how))
 
 
 @pytest.mark.promise("P6")
 async def test_16_24_of_a_killed_worker_exactly_what_was_in_flight_is_handled_again_in_time(
-    redis_process: RedisServer, tmp_path: Path, fault_table: FaultTable
+    redis_process: RedisServer, here: Place, tmp_path: Path, fault_table: FaultTable
 ) -> None:
-    with Recorder(24, "worker killed, 40 in flight", broker="redis") as recorder:
-        async with worker(tmp_path, worker_module(redis_process.url, duration=3600)) as running:
-            await running.says("connected")
-            with redis_process.client() as client:
-                redis_process.add_numbers("orders", 40)
-                for number in range(40):
-                    recorder.confirmed(number)
-                await running.says("handling", times=40)
-                running.process.kill()
-                recorder.mark_fault(unsettled=40)
-                await running.process.wait()
-                recorder.fault("entries without a living owner", proof=client.xpending("orders", "default")["pending"])
-        for number in range(40):
-            recorder.handled(number)
-        recorder.mark_fault(unsettled=40)
-        broker = RedisBroker(redis_process.url)
-        again: list[int] = []
-
-        @broker.subscriber(Stream("orders", lease=1))
-        async def handle(number: int) -> None:
-            recorder.handled(number)
-            again.append(number)
-
-        async with Runtime(broker).open():
-            await until(lambda: len(again) >= 40, within=1 + 5)
-        assert sorted(again) == list(range(40))
-        fault_table.add(recorder.check(duplicates_at_most=40, recovery_within=1 + 5))
+    add_numbers = redis_process.add_numbers
+    stream, within = Stream("orders", lease=1), 1 + 5
+    row = await processes.killed_with_40_in_flight(here, tmp_path, add_numbers, here.broker(), stream, within)
+    fault_table.add(row)
 
 
 @pytest.mark.promise("P9")
 async def test_22_sigterm_with_200_in_flight_doubles_nothing(
-    redis_process: RedisServer, tmp_path: Path, fault_table: FaultTable
+    redis_process: RedisServer, here: Place, tmp_path: Path, fault_table: FaultTable
 ) -> None:
-    with Recorder(22, "SIGTERM, 200 in flight", broker="redis") as recorder:
-        async with worker(tmp_path, worker_module(redis_process.url, duration=1)) as running:
-            await running.says("connected")
-            with redis_process.client() as client:
-                redis_process.add_numbers("orders", 200)  # at once: none may be done before the last has begun
-                for number in range(200):
-                    recorder.confirmed(number)
-                await running.says("handling", times=200)
-                recorder.fault("in flight", proof=client.xpending("orders", "default")["pending"] == 200)
-                recorder.mark_fault(unsettled=200)
-                running.signal()
-                status, _ = await running.ends(within=10)
-                recorder.mark_recovered()
-                assert status == 0, running.output
-                assert client.xpending("orders", "default")["pending"] == 0
-        for line in running.output.splitlines():
-            if line.startswith("handled "):
-                recorder.handled(int(line.removeprefix("handled ")))
-        fault_table.add(recorder.check())
+    def nothing_pending() -> bool:
+        with redis_process.client() as client:
+            return bool(client.xpending("orders", "default")["pending"] == 0)
+
+    row = await processes.sigterm_with_200_in_flight(here, tmp_path, redis_process.add_numbers, nothing_pending)
+    fault_table.add(row)
 
 
 @pytest.mark.promise("P2")
-@pytest.mark.parametrize(
-    "moment", ["black-holed connect", "slow DNS", "back-off", "idle long-poll", "black-holed session"]
-)
+@pytest.mark.parametrize("moment", processes.MOMENTS)
 async def test_32_sigterm_ends_the_process_in_whatever_moment_it_comes(
-    redis_process: RedisServer, tmp_path: Path, fault_table: FaultTable, moment: str
+    redis_process: RedisServer, here: Place, tmp_path: Path, fault_table: FaultTable, moment: str
 ) -> None:
-    with Recorder(32, f"SIGTERM in {moment}", broker="redis") as recorder:
-        async with open_proxy(redis_process.port) as proxy:
-            url = f"redis://127.0.0.1:{proxy.port}"
-            setup = ""
-            if moment == "slow DNS":
-                url = f"redis://broker.test:{proxy.port}"
-                setup = "from tests.bench.dns import install_slow\ninstall_slow({'broker.test': 60.0})"
-            elif moment == "black-holed connect":
-                proxy.ignore()
-            elif moment == "back-off":
-                proxy.refuse()
-            module = worker_module(url, setup=setup, grace=1)
-            async with worker(tmp_path, module, "--log-level", "debug") as running:
-                if moment == "slow DNS":
-                    await running.says("looking up broker.test")
-                    recorder.fault("a look-up under way", proof="connected" not in running.output)
-                elif moment == "black-holed connect":
-                    await until(lambda: proxy.knocking)
-                    recorder.fault("an attempt without an answer", proof=proxy.knocking)
-                elif moment == "back-off":
-                    await running.says("trying again until it works", times=4)
-                    recorder.fault("attempts refused", proof=proxy.refuses())
-                else:
-                    await running.says("connected")
-                    with redis_process.client() as client:
-                        blocked = client.info("clients")["blocked_clients"]
-                        await until(lambda: client.info("clients")["blocked_clients"] == 1)
-                        recorder.fault("a blocked read", proof=blocked in (0, 1))
-                    if moment == "black-holed session":
-                        proxy.swallow()
-                recorder.mark_fault(unsettled=0)
-                running.signal()
-                _, seconds = await running.ends(within=5)
-                recorder.mark_recovered()
-                assert seconds < 1 + 2, running.output
-                assert "Traceback" not in running.output
-        fault_table.add(recorder.check(recovery_within=1 + 2))
+    def polls() -> bool:
+        with redis_process.client() as client:
+            return bool(client.info("clients")["blocked_clients"] == 1)
+
+    fault_table.add(await processes.sigterm_in(moment, here, tmp_path, polls))
 
 
 @pytest.mark.promise("P6")

@@ -1,61 +1,33 @@
-"""A server that is stopped with SIGSTOP: its sockets stay open and nothing answers, which no error betrays."""
+"""A Redis that is stopped with SIGSTOP, or taken away."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import trio
 
-from adapters.redis import RedisBroker, Stream
-from runtime import Backoff, BrokerUnavailable, LinkState, OutcomeUnknown, Runtime
+from adapters.redis import RedisBroker
+from runtime import Runtime
 
 from ..bench.servers import RedisServer
-from ..bench.waiting import until
-from ..bench.worker import worker
+from ..bench.table import FaultTable
+from . import frost, siblings
+from .place import Place
+from .redis_place import place
 
 pytestmark = pytest.mark.broker
 
-#: Handles on cue, so that acks and publishes are outstanding when the server is frozen.
-HANDLERS = """
-import pathlib, trio
-from runtime import Runtime
-from adapters.redis import RedisBroker
 
-broker = RedisBroker("{url}")
-app = Runtime(broker, grace=1)
-
-@broker.subscriber("orders", concurrency=20)
-async def handle(number: int) -> None:
-    print("handling", number, flush=True)
-    while not pathlib.Path("frozen").exists():
-        await trio.sleep(0.01)
-    if number % 2:
-        print("publishing", number, flush=True)
-        await broker.publish(number, "done")
-    print("handled", number, flush=True)
-"""
+@pytest.fixture
+def here(redis_process: RedisServer) -> Place:
+    return place(redis_process)
 
 
 @pytest.mark.promise("P2")
 async def test_sigterm_with_acks_and_publishes_outstanding_ends_within_two_seconds_of_the_grace(
-    redis_process: RedisServer, tmp_path: Path
+    redis_process: RedisServer, here: Place, tmp_path: Path
 ) -> None:
-    async with worker(tmp_path, HANDLERS.format(url=redis_process.url)) as running:
-        await running.says("connected")
-        with redis_process.client() as client:
-            for number in range(10):
-                client.xadd("orders", {"body": str(number)})
-            await running.says("handling", times=10)
-        redis_process.freeze()
-        (tmp_path / "frozen").touch()
-        await running.says("handled", times=5)  # their acks are outstanding
-        await running.says("publishing", times=5)  # and these publishes
-        running.signal()
-        status, seconds = await running.ends(within=10)
-        assert (status, seconds < 1 + 2) == (3, True), running.output
-        assert "cancelling handlers.handle" in running.output
-    redis_process.thaw()
+    await frost.sigterm_with_acks_and_publishes_outstanding(here, tmp_path, redis_process.add_numbers)
     with redis_process.client() as client:
         # The proof that acks were outstanding, and that none is called done that was not.
         assert client.xpending("orders", "default")["pending"] in range(11)
@@ -63,89 +35,29 @@ async def test_sigterm_with_acks_and_publishes_outstanding_ends_within_two_secon
 
 
 @pytest.mark.promise("P2")
-async def test_cancelling_the_scope_around_a_frozen_broker_takes_less_than_a_second(
-    redis_process: RedisServer,
+async def test_cancelling_the_scope_around_a_frozen_broker_takes_less_than_a_second(here: Place) -> None:
+    await frost.cancel_around_a_frozen_broker(here)
+
+
+@pytest.mark.promise("P5")
+async def test_a_publish_that_was_sent_into_the_frost_has_an_unknown_outcome(
+    redis_process: RedisServer, here: Place
 ) -> None:
-    broker = RedisBroker(redis_process.url)
-    started = trio.Event()
-
-    @broker.subscriber("orders")
-    async def handle(number: int) -> None:
-        started.set()
-        await trio.sleep_forever()
-
-    app = Runtime(broker)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(app.serve)
-        await broker.publish(1, "orders")
-        await started.wait()
-        redis_process.freeze()
-        nursery.start_soon(broker.publish, 2, "orders")
-        await trio.sleep(0.1)
-        assert app.status().broker("redis").publishing == 1
-        began = trio.current_time()
-        nursery.cancel_scope.cancel()
-    assert trio.current_time() - began < 1
+    await frost.publish_into_the_frost(here)
+    assert bodies(redis_process) == [b"0", b"1", b"2"]
 
 
 @pytest.mark.promise("P5")
-async def test_a_publish_that_was_sent_into_the_frost_has_an_unknown_outcome(redis_process: RedisServer) -> None:
-    broker = RedisBroker(redis_process.url, publish_limit=1, probe_interval=60)
-    async with Runtime(broker).open():
-        await broker.publish(0, "orders")
-        redis_process.freeze()
-        with pytest.raises(OutcomeUnknown):
-            await broker.publish(1, "orders")
-        redis_process.thaw()
-        await broker.publish(2, "orders")
-    with redis_process.client() as client:
-        bodies = [fields[b"body"] for _, fields in client.xrange("orders")]
-    # Unknown it was: the server took it after all, and it was not sent twice.
-    assert bodies == [b"0", b"1", b"2"]
-
-
-@pytest.mark.promise("P5")
-async def test_publishing_while_disconnected_waits_and_is_cancellable_and_bounded(redis_process: RedisServer) -> None:
-    broker = RedisBroker(redis_process.url, publish_limit=1, backoff=Backoff(cap=0.2))
-    app = Runtime(broker)
-    async with app.open():
-        await broker.publish(0, "orders")
-        redis_process.kill()
-        await until(lambda: app.status().broker("redis").state is not LinkState.CONNECTED)
-        began = trio.current_time()
-        with trio.move_on_after(0.2):
-            await broker.publish(1, "orders")
-        assert trio.current_time() - began < 0.4
-        with pytest.raises(BrokerUnavailable, match="refused"):
-            await broker.publish(2, "orders")
-        assert 1 <= trio.current_time() - began - 0.2 < 1.5
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(broker.publish, 3, "orders")
-            await redis_process.start()
-    with redis_process.client() as client:
-        assert [fields[b"body"] for _, fields in client.xrange("orders")] == [b"0", b"3"]
+async def test_publishing_while_disconnected_waits_and_is_cancellable_and_bounded(
+    redis_process: RedisServer, here: Place
+) -> None:
+    await frost.publish_while_disconnected(here)
+    assert bodies(redis_process) == [b"0", b"3"]
 
 
 @pytest.mark.promise("P1", "P3")
-async def test_a_frozen_server_is_degraded_then_lost_and_found_again(redis_process: RedisServer) -> None:
-    broker = RedisBroker(redis_process.url, probe_interval=0.5)
-    handled: list[int] = []
-
-    @broker.subscriber(Stream("orders", poll=30))
-    async def handle(number: int) -> None:
-        handled.append(number)
-
-    app = Runtime(broker)
-    async with app.open():
-        await broker.publish(0, "orders")
-        await until(lambda: handled == [0])
-        redis_process.freeze()
-        await until(lambda: app.status().broker("redis").state is LinkState.DEGRADED, within=1.5)
-        down = (LinkState.DOWN, LinkState.CONNECTING)
-        await until(lambda: app.status().broker("redis").state in down, within=1.5)
-        redis_process.thaw()
-        await broker.publish(1, "orders")
-        await until(lambda: handled == [0, 1])
+async def test_a_frozen_server_is_degraded_then_lost_and_found_again(here: Place) -> None:
+    await frost.degraded_then_lost_and_found_again(here)
 
 
 @pytest.mark.promise("P1")
@@ -154,30 +66,18 @@ async def test_what_happens_to_one_broker_changes_nothing_for_another(
     two_redis_processes: tuple[RedisServer, RedisServer], fate: str
 ) -> None:
     first, second = two_redis_processes
+    strikes = {"kill": lambda _: first.kill(), "freeze": lambda _: first.freeze(), "close": Runtime.stop}
     victim, other = RedisBroker(first.url, name="victim"), RedisBroker(second.url, name="other")
-    handled: list[int] = []
+    await siblings.neighbour_of(victim, other, strikes[fate])
 
-    @other.subscriber("orders")
-    async def handle(number: int) -> None:
-        handled.append(number)
 
-    @victim.subscriber("orders")
-    async def suffer(number: int) -> None: ...
+def bodies(server: RedisServer) -> list[bytes]:
+    with server.client() as client:
+        return [fields[b"body"] for _, fields in client.xrange("orders")]
 
-    victims = Runtime(victim)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(Runtime(other).serve)
-        await nursery.start(victims.serve)
-        await victim.publish(1, "orders")
-        slowest = 0.0
-        for number in range(200):
-            if number == 50:
-                {"kill": first.kill, "freeze": first.freeze, "close": victims.stop}[fate]()
-                if fate != "close":
-                    nursery.start_soon(victim.publish, 2, "orders")
-            began = trio.current_time()
-            await other.publish(number, "orders")
-            slowest = max(slowest, trio.current_time() - began)
-        await until(lambda: sorted(handled) == list(range(200)), within=2)
-        assert slowest < 0.5, "no publish of the other broker waited for the victim"
-        nursery.cancel_scope.cancel()
+
+@pytest.mark.promise("P1", "P2")
+async def test_33_of_several_brokers_in_one_process_one_suffers_and_the_others_publish_on_at_the_same_rate(
+    here: Place, fault_table: FaultTable
+) -> None:
+    fault_table.add(await siblings.rounds_of_suffering(here, rounds=6))

@@ -12,7 +12,8 @@ import trustme
 from adapters.redis import RedisBroker, Stream
 from runtime import LinkState, Rejected, Runtime, SubscriptionState
 
-from ..bench.servers import RedisServer, free_port, redis_server
+from ..bench.process import free_port
+from ..bench.servers import RedisServer, redis_server
 from ..bench.waiting import until
 
 pytestmark = pytest.mark.broker

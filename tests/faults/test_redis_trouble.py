@@ -13,18 +13,13 @@ import trio.lowlevel
 from adapters.redis import RedisBroker, Stream
 from runtime import BrokerUnavailable, LinkState, Runtime, SubscriptionState
 
+from ..bench.logs import troubles
 from ..bench.recorder import Recorder
 from ..bench.servers import RedisServer, redis_server
 from ..bench.table import FaultTable
 from ..bench.waiting import until
 
 pytestmark = pytest.mark.broker
-
-
-def troubles(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
-    """The log lines about `word` that a person is shown as a warning or worse."""
-    lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    return [line for line in lines if word in line]
 
 
 @pytest.mark.promise("P8")
