@@ -105,6 +105,8 @@ class Broker(Declarations[S], Generic[S]):
     def route(self, message: Message, destination: S, declared: Collection[S]) -> Sequence[str]:
         """The logs that get a message published to `destination`: the second half. Pure; by default the one so named.
 
+        Raises `Unroutable` where the broker would refuse it because nobody could receive it.
+
         Args:
           declared: every source that has been opened on this broker; what is bound to an exchange is read from it.
         """

@@ -6,17 +6,19 @@ import functools
 import importlib.util
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Literal, Unpack
 
 from runtime.adapter import Features, Session
 from runtime.broker import Broker, BrokerOptions
 from runtime.dial import Dialer
-from runtime.errors import ConfigurationError
+from runtime.errors import ConfigurationError, Unroutable
+from runtime.message import Message
 
 from .address import addresses
 from .queues import Exchange, Queue
+from .routing import route
 from .session import open_session
 
 #: Seconds. RabbitMQ's documentation calls 5 to 20 the best for most; a silent peer is given up after twice as long.
@@ -37,7 +39,9 @@ class RabbitBroker(Broker[Queue | Exchange]):
       options: see `Broker`.
     """
 
-    features: ClassVar[Features] = Features(ordering="process", lease="session")
+    features: ClassVar[Features] = Features(
+        ordering="process", lease="session", attempts="session", groups=False, unroutable=True
+    )
     schemes: ClassVar[tuple[str, ...]] = ("amqp", "amqps")
 
     def __init__(
@@ -81,6 +85,16 @@ class RabbitBroker(Broker[Queue | Exchange]):
                 f"{spec!r} is neither a Queue nor an Exchange: RabbitBroker takes one, or a string that names a queue"
             )
         return spec
+
+    def route(
+        self, message: Message, destination: Queue | Exchange, declared: Collection[Queue | Exchange]
+    ) -> Sequence[str]:
+        if isinstance(destination, Queue):
+            return (destination.name,)  # declared by whoever publishes to it
+        queues = route([queue for queue in declared if isinstance(queue, Queue)], destination, message)
+        if not queues and destination.mandatory:
+            raise Unroutable(f"no queue gets message {message.id} to exchange {destination.name!r}")
+        return [queue.name for queue in queues]
 
     def open_session(self, identity: str, dialer: Dialer) -> AbstractAsyncContextManager[Session]:
         # Imported only when chosen: asyncio and its bridge to Trio change the process that imports them.

@@ -38,7 +38,7 @@ class SimulatedSession:
 
     @asynccontextmanager
     async def open_source(
-        self, source: Any, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
+        self, source: Any, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[SimulatedReceiver]:
         await self._line.cross(self)
         consumer = self._line.server.open(source, held)
@@ -61,6 +61,9 @@ class SimulatedSession:
         if source not in self._receivers and line.broker.features.lease == "session":
             return SessionLost("its source is closed, so it will be delivered again")
         return line.server.settle(line.server.declare(source), item.delivery, item.outcome, line.name)
+
+    async def writable(self, paused: Callable[[str], None]) -> None:
+        pass  # no fault of a line takes messages away from publishers alone
 
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Exception | None]:
         results: list[Exception | None] = []

@@ -48,9 +48,9 @@ class BrokenSession(MemorySession):
 
     @asynccontextmanager
     async def open_source(
-        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
+        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[MemoryReceiver]:
-        async with super().open_source(source, held, on_lost, again=again) as receiver:
+        async with super().open_source(source, held, on_lost, again=again, prefetch=prefetch) as receiver:
             receiver.__class__ = self.receiver_type
             yield receiver
 
@@ -221,9 +221,9 @@ class PublishesTwiceWhenCancelled(BrokenSession):
 class SwapsTheGroups(BrokenSession):
     @asynccontextmanager
     async def open_source(
-        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
+        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[MemoryReceiver]:
-        async with super().open_source(replace(source, group="one"), held, on_lost, again=again) as receiver:
+        async with super().open_source(replace(source, group="one"), held, on_lost, again=again, prefetch=prefetch) as receiver:
             receiver._source = source
             self._receivers[source] = receiver
             yield receiver
@@ -327,11 +327,11 @@ class LeavesAThread(BrokenSession):
 
     @asynccontextmanager
     async def open_source(
-        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool
+        self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[MemoryReceiver]:
         self.threads.append(thread := threading.Thread(target=self.go.wait, args=(30,)))
         thread.start()
-        async with super().open_source(source, held, on_lost, again=again) as receiver:
+        async with super().open_source(source, held, on_lost, again=again, prefetch=prefetch) as receiver:
             yield receiver
 
 

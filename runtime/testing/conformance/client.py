@@ -54,7 +54,7 @@ class Client:
     @asynccontextmanager
     async def open(self, session: Session, source: Any) -> AsyncIterator[Reader]:
         again = source in self._opened
-        opening = session.open_source(source, self.held[source], self._lose, again=again)
+        opening = session.open_source(source, self.held[source], self._lose, again=again, prefetch=PREFETCH)
         async with bounded(opening, f"source {source}", self.patience) as receiver:
             self._opened.add(source)
             yield Reader(self, session, source, receiver)
