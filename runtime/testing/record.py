@@ -157,6 +157,8 @@ def _name(message: Message) -> str:
 
 
 def _end(call: Call) -> str:
+    if isinstance(call.error, trio.Cancelled):
+        return "was cancelled"  # its own words have addresses in them, which no replay repeats
     if call.error is not None:
         return f"raised {describe(call.error)}"
     return "returned" if call.outcome is None or call.returned else _outcome(call.outcome)

@@ -41,8 +41,6 @@ class Consumer:
 
     groups: Mapping[str, Group]
     leases: dict[Hashable, Lease] = field(default_factory=dict)
-    #: What is settled, by receipt, where a settlement whose answer was lost is sent again.
-    settled: set[Hashable] = field(default_factory=set)
     #: How its open source hears that a lease is gone; None while it is closed.
     on_lost: Callable[[Delivery], None] | None = None
     #: Where its receiver waits for messages.
@@ -71,6 +69,9 @@ class SimulatedServer:
         #: Every source that was opened, for the routing rule. A dict for its order.
         self._declared: dict[Any, None] = {}
         self._receipts = itertools.count(1)
+        self._settled: set[Hashable] = set()
+        #: The receipts of the settlements whose answer has reached the runtime.
+        self.answered: set[Hashable] = set()
         #: All that was taken, with the name of its destination, in order.
         self.published: list[tuple[str, Message]] = []
         #: The next message that is handed out is handed out a second time.
@@ -123,7 +124,7 @@ class SimulatedServer:
         for receipt in [receipt for receipt in consumer.leases if receipt not in held]:
             self._return(consumer, consumer.leases.pop(receipt))
         for receipt, delivery in held.items():
-            if receipt not in consumer.leases and receipt not in consumer.settled:
+            if receipt not in consumer.leases and receipt not in self._settled:
                 on_lost(delivery)
         consumer.on_lost = on_lost
         return consumer
@@ -149,12 +150,13 @@ class SimulatedServer:
         """The session that brought it may be over: its lease alone decides."""
         consumer = self._consumers[where, delivery.source]
         lease = consumer.leases.pop(delivery.receipt, None)
-        if delivery.receipt in consumer.settled:
-            return None
         if lease is None:
+            if delivery.receipt in self._settled:
+                if self._broker.features.lease == "broker" and delivery.receipt not in self.answered:
+                    return None  # sent again, because nobody heard that it was done
+                self._record.broke(f"message {delivery.message.id} was settled twice")
             return SessionLost("its lease is gone, so it will be delivered again")
-        if self._broker.features.lease == "broker":
-            consumer.settled.add(delivery.receipt)
+        self._settled.add(delivery.receipt)
         self._record.settled(where, delivery, outcome, lease.since)
         match outcome:
             case Release(after, counted):

@@ -50,6 +50,7 @@ class SimulatedSession:
         results: list[Exception | None] = []
         self._line.takes_ack(self)
         await self._line.ask(self, lambda: results.extend(map(self._settle, batch)))
+        self._line.server.answered.update(item.delivery.receipt for item in batch)
         return results
 
     def _settle(self, item: Settlement) -> Exception | None:

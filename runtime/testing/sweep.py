@@ -122,11 +122,12 @@ class _Run(trio.abc.Instrument):
         self._seed = seed
         self._point = point
         self._steps = 0
+        self._trios_own: set[trio.lowlevel.Task] = set()
         self._scope: trio.CancelScope | None = None
         self._cancelled_at = 0.0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self._scope is None:
+        if self._scope is None or task in self._trios_own:
             return
         self._steps += 1
         if self._steps == self._point:
@@ -141,6 +142,8 @@ class _Run(trio.abc.Instrument):
                 trio.run(self._main, scenario, clock=MockClock(autojump_threshold=0), instruments=[self])
         finally:
             opened.set(None)
+        if self._point is not None and not self.reached:
+            return  # the scenario was over before its point, so this run says nothing new
         for world in self.worlds:
             self.problems += [problem for problem in world.record.violations if problem not in self.problems]
             if check is not None:
@@ -151,6 +154,7 @@ class _Run(trio.abc.Instrument):
 
     async def _main(self, scenario: Scenario) -> None:
         before = _tasks()
+        self._trios_own = before - {trio.lowlevel.current_task()}
         try:
             with trio.CancelScope() as scope:
                 self._scope = scope

@@ -1,1 +1,1 @@
-"""Tests of the test kit, `runtime.testing`: one file for each of its files."""
+"""Tests of the test kit, one file for each of its files."""

@@ -235,8 +235,38 @@ async def test_a_settlement_needs_its_lease(make: type[FakeBroker]) -> None:
         assert await consumer.settle(session, Release(), second) == [None]
 
 
-async def test_a_settlement_is_safe_to_repeat_where_the_lease_outlives_the_session() -> None:
+async def test_a_settlement_is_safe_to_repeat_when_its_answer_was_lost_where_the_lease_outlives_the_session(
+    autojump_clock: MockClock,
+) -> None:
     broker, consumer = LastingBroker(), Consumer(A)
+    async with bare_world(broker) as world:
+        line = world.broker(broker)
+        async with opened_session(world, broker) as session, consumer.open(session) as receiver:
+            await publish(session, A, "1")
+            (delivery,) = await consumer.receive(receiver)
+            line.slow(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hear_nothing, session, Settlement(delivery, Release(after=5)))
+                await trio.testing.wait_all_tasks_blocked()
+                line.disconnect()
+        assert len(world.settlements) == 1
+        async with opened_session(world, broker) as session, consumer.open(session) as receiver:
+            assert consumer.lost == []
+            assert await consumer.settle(session, Release(after=5), delivery) == [None]
+            assert receiver.lag == 1
+        assert len(world.settlements) == 1
+
+
+async def hear_nothing(session: Session, settlement: Settlement) -> None:
+    with pytest.raises(SessionLost):
+        await session.settle([settlement])
+
+
+@pytest.mark.parametrize("make", [StrictBroker, LastingBroker])
+async def test_a_settlement_that_is_repeated_although_it_was_answered_is_a_broken_promise(
+    make: type[FakeBroker],
+) -> None:
+    broker, consumer = make(), Consumer(A)
     async with (
         bare_world(broker) as world,
         opened_session(world, broker) as session,
@@ -245,9 +275,10 @@ async def test_a_settlement_is_safe_to_repeat_where_the_lease_outlives_the_sessi
         await publish(session, A, "1")
         (delivery,) = await consumer.receive(receiver)
         assert await consumer.settle(session, Release(after=5), delivery) == [None]
-        assert await consumer.settle(session, Release(after=5), delivery) == [None]
-        assert len(world.settlements) == 1
-        assert receiver.lag == 1
+        (error,) = await consumer.settle(session, Release(after=5), delivery)
+        assert isinstance(error, SessionLost)
+        assert world.record.violations == ["message 1 was settled twice"]
+        world.record.violations.clear()
 
 
 # ---- sessions ----------------------------------------------------------------------------------------------------
