@@ -34,7 +34,7 @@ def fresh_interpreter(script: str, folder: Path) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("module", ["runtime", "runtime.cli", "adapters", "adapters.memory"])
+@pytest.mark.parametrize("module", ["runtime", "runtime.cli", "runtime.testing", "adapters", "adapters.memory"])
 def test_importing_the_core_imports_no_client_library(module: str, tmp_path: Path) -> None:
     script = f"import sys, {module}\nprint(*(name for name in {CLIENTS} if name in sys.modules))"
     done = fresh_interpreter(script, tmp_path)
@@ -45,6 +45,17 @@ def test_importing_the_runtime_imports_no_adapter(tmp_path: Path) -> None:
     script = "import sys, runtime, runtime.cli\nprint([name for name in sys.modules if name.startswith('adapters')])"
     done = fresh_interpreter(script, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_importing_the_runtime_does_not_import_the_test_kit(tmp_path: Path) -> None:
+    done = fresh_interpreter("import sys, runtime, runtime.cli\nprint('runtime.testing' in sys.modules)", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+
+
+def test_the_test_kit_needs_no_pytest(tmp_path: Path) -> None:
+    without_pytest = WITHOUT_HIREDIS.replace('== "hiredis"', 'in ("pytest", "_pytest")')
+    done = fresh_interpreter(f"{without_pytest}\nimport runtime.testing\nprint('pytest' in sys.modules)", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 
 
 @pytest.mark.promise("P4")

@@ -6,6 +6,8 @@ is what happened, and notices broken promises. `sweep` runs a scenario once for 
 `conformance` is the suite for adapters; `plugin` is pytest's way in.
 """
 
+from runtime.delivery import Ack as Ack, Reject as Reject, Release as Release
+
 from .line import Line as Line
 from .record import Call as Call, PromiseBroken as PromiseBroken, SetAside as SetAside, Settled as Settled
 from .scheduler import NotReplayable as NotReplayable

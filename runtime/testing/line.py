@@ -21,8 +21,9 @@ from .session import SimulatedSession
 class Line:
     """What `world.broker(broker)` returns: the faults of one broker, now or on a schedule.
 
-    `at` is seconds since the world began, and now if left out; `for_` is how long it lasts in seconds, and to the end if
-    left out. On `autojump_clock` both cost nothing and are exact.
+    `at` is seconds since the world began, and now if left out; `for_` is how long it lasts in seconds: to the end if
+    left out, but for `disconnect`, after which the next attempt to connect succeeds. On `autojump_clock` both cost
+    nothing and are exact.
     """
 
     def __init__(self, broker: Broker[Any], name: str, server: SimulatedServer, record: Record) -> None:
@@ -30,16 +31,14 @@ class Line:
         self.name = name
         self.server = server
         self.record = record
-        self.is_frozen = False
-        #: Seconds that every operation takes on top.
-        self.delay = 0.0
+        self._delays: list[float] = []
         self._refusals = 0
         self._freezes = 0
         self._sessions: list[SimulatedSession] = []
         self._loses_ack = False
         self._loses_confirm = False
         # What reached a frozen server: done when it thaws, whether anybody still waits for it or not.
-        self._backlog: list[Callable[[], None]] = []
+        self._backlog: list[Callable[[], object]] = []
         self._changed = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
         self._began = 0.0
@@ -65,15 +64,15 @@ class Line:
 
     def slow(self, by: float, *, at: float | None = None, for_: float = math.inf) -> None:
         """Every operation takes `by` seconds longer."""
-        if not by > 0:
-            raise ConfigurationError(f"slow(by={by!r}): give seconds above 0")
+        if not 0 < by < math.inf:
+            raise ConfigurationError(f"slow(by={by!r}): give seconds above 0; for no answer at all there is freeze()")
 
         def begin() -> None:
-            self.delay += by
+            self._delays.append(by)
             self._note(f"slower by {by:g} s")
 
         def end() -> None:
-            self.delay -= by
+            self._delays.remove(by)
             self._note(f"no longer slower by {by:g} s")
 
         self._schedule(at, for_, begin, end)
@@ -92,9 +91,12 @@ class Line:
 
     def redeliver(self) -> None:
         """Every lease runs out now: what is delivered and not settled is delivered again, on the same connection."""
-        self._note("all leases run out")
-        for session in self._sessions:
-            session.lose_leases()
+
+        def expire() -> None:
+            self._note("all leases run out")
+            self.server.expire(self.name)
+
+        self.tell(expire)
 
     # ---- for the world -------------------------------------------------------------------------------------------
 
@@ -106,9 +108,23 @@ class Line:
 
     @property
     def has_fault(self) -> bool:
-        return bool(self.is_frozen or self.delay or self._refusals)
+        return bool(self._freezes or self._delays or self._refusals)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the server has done all that has reached it."""
+        return not self._backlog
 
     # ---- for the sessions ----------------------------------------------------------------------------------------
+
+    @property
+    def is_frozen(self) -> bool:
+        return self._freezes > 0
+
+    @property
+    def delay(self) -> float:
+        """Seconds that every operation takes on top. A sum made anew: what was added to a float does not subtract away."""
+        return sum(self._delays)
 
     def open_session(self, identity: str, dialer: Dialer) -> AbstractAsyncContextManager[SimulatedSession]:
         """See `runtime.adapter.OpenSession`."""
@@ -145,7 +161,7 @@ class Line:
         if session is not None and session.loss is not None:
             raise SessionLost(session.loss)
 
-    async def ask(self, session: SimulatedSession, effect: Callable[[], None]) -> None:
+    async def ask(self, session: SimulatedSession, effect: Callable[[], object]) -> None:
         """Have the server do something and wait for its answer. Frozen, it does it when it thaws, waited for or not."""
         await trio.lowlevel.checkpoint()
         if session.loss is not None:
@@ -153,7 +169,7 @@ class Line:
         self.tell(effect)
         await self.cross(session)
 
-    def tell(self, effect: Callable[[], None]) -> None:
+    def tell(self, effect: Callable[[], object]) -> None:
         """Have the server do something, without an answer."""
         if self.is_frozen:
             self._backlog.append(effect)
@@ -195,14 +211,12 @@ class Line:
 
     def _freeze(self) -> None:
         self._freezes += 1
-        self.is_frozen = True
         self._note("frozen")
 
     def _thaw(self) -> None:
         self._freezes -= 1
         if self._freezes:
             return
-        self.is_frozen = False
         self._note("thawed")
         backlog, self._backlog = self._backlog, []
         for effect in backlog:
@@ -218,11 +232,13 @@ class Line:
             raise ConfigurationError(f"at={at!r}: give seconds since the world began, from 0 up")
         if not for_ >= 0:
             raise ConfigurationError(f"for_={for_!r}: give seconds, from 0 up")
-        fault = at or 0.0 if self._nursery is None else trio.current_time() - self._began if at is None else at
         if self._nursery is None:
-            self._planned.append((fault, for_, begin, end))
-        else:
-            self._start(fault, for_, begin, end)
+            self._planned.append((at or 0.0, for_, begin, end))
+            return
+        now = trio.current_time() - self._began
+        if at is not None and at < now:
+            raise ConfigurationError(f"at={at!r} is past, it is {now:g} s: leave at out for now")
+        self._start(now if at is None else at, for_, begin, end)
 
     def _start(self, at: float, for_: float, begin: Callable[[], None], end: Callable[[], None]) -> None:
         """What begins now begins before this returns: the next line of the test meets it."""

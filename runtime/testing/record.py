@@ -25,12 +25,19 @@ class Call:
     function: Function
     message: Message
     started: float
+    #: What the handler's bodies are decoded with.
+    decode: Callable[[bytes], Any]
     #: None while it runs.
     ended: float | None = None
     #: What it raised, a cancel included.
     error: BaseException | None = None
     #: What it came to if it raised nothing: `Reject` if the body did not decode.
     outcome: Outcome | None = None
+
+    @property
+    def body(self) -> Any:
+        """The body, decoded afresh: what the handler was given, whatever it did to its own. Raises what decoding raises."""
+        return self.decode(self.message.body)
 
     @property
     def returned(self) -> bool:
@@ -69,6 +76,8 @@ class Record:
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.calls: list[Call] = []
+        #: Those whose handler returned, in the order in which they did.
+        self.returned: list[Call] = []
         self.settlements: list[Settled] = []
         #: What handlers raised and `settled()` has not reported yet.
         self.errors: list[Exception] = []
@@ -97,8 +106,8 @@ class Record:
     def delivered(self, where: str, delivery: Delivery) -> None:
         self._events.append((self.now(), where, lambda: f"{_name(delivery.message)} delivered from {delivery.source}"))
 
-    def call_began(self, handler: str, function: Function, delivery: Delivery) -> Call:
-        call = Call(handler, function, delivery.message, self.now())
+    def call_began(self, handler: str, function: Function, decode: Callable[[bytes], Any], delivery: Delivery) -> Call:
+        call = Call(handler, function, delivery.message, self.now(), decode)
         self.calls.append(call)
         self._running[delivery] = self._last[delivery] = call
         self._events.append((call.started, handler, lambda: f"{_name(call.message)} attempt {call.message.attempt}"))
@@ -109,12 +118,13 @@ class Record:
     ) -> None:
         call = self._running.pop(delivery)
         call.ended, call.error, call.outcome = self.now(), error, outcome
-        if isinstance(error, Exception):
-            self.errors.append(error)
-        # A cancel's own words have addresses in them, which no replay repeats.
-        cancelled = isinstance(error, trio.Cancelled)
-        how = "returned" if error is None else "was cancelled" if cancelled else f"raised {describe(error)}"
-        self._events.append((call.ended, call.handler, lambda: f"{_name(call.message)} {how}"))
+        # A handler with a nursery may raise errors and a cancel in one group; the errors are news, the cancel is not.
+        failure = error.subgroup(Exception) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(failure, Exception):
+            self.errors.append(failure)
+        if call.returned:
+            self.returned.append(call)
+        self._events.append((call.ended, call.handler, lambda: f"{_name(call.message)} {_end(call)}"))
         self.changed.unpark_all()
 
     def settled(self, where: str, delivery: Delivery, outcome: Outcome, delivered: float) -> None:
@@ -146,7 +156,15 @@ def _name(message: Message) -> str:
     return f"message {message.id}"
 
 
-def _outcome(outcome: Outcome) -> Any:
+def _end(call: Call) -> str:
+    if isinstance(call.error, trio.Cancelled):
+        return "was cancelled"  # its own words have addresses in them, which no replay repeats
+    if call.error is not None:
+        return f"raised {describe(call.error)}"
+    return "returned" if call.outcome is None or call.returned else _outcome(call.outcome)
+
+
+def _outcome(outcome: Outcome) -> str:
     match outcome:
         case Ack():
             return "acknowledged"

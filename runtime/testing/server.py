@@ -6,7 +6,7 @@ The log with groups that the embedded broker uses serves here too: a queue is a 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,10 +37,12 @@ class Lease:
 
 @dataclass(slots=True)
 class Consumer:
-    """What the broker knows of one subscription: the groups that it reads, and what it holds."""
+    """What the broker knows of one subscription: the groups that it reads, and what it holds. Outlives its sessions."""
 
     groups: Mapping[str, Group]
     leases: dict[Hashable, Lease] = field(default_factory=dict)
+    #: How its open source hears that a lease is gone; None while it is closed.
+    on_lost: Callable[[Delivery], None] | None = None
     #: Where its receiver waits for messages.
     arrived: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
@@ -62,17 +64,22 @@ class SimulatedServer:
         self._broker = broker
         self._record = record
         self._logs = MemoryServer(retain=None)
-        self._consumers: dict[Any, Consumer] = {}
+        #: By line and source: two brokers of one application may read the same source in the same group.
+        self._consumers: dict[tuple[str, Any], Consumer] = {}
+        #: Every source that was opened, for the routing rule. A dict for its order.
+        self._declared: dict[Any, None] = {}
         self._receipts = itertools.count(1)
         self._settled: set[Hashable] = set()
+        #: The receipts of the settlements whose answer has reached the runtime.
+        self.answered: set[Hashable] = set()
         #: All that was taken, with the name of its destination, in order.
         self.published: list[tuple[str, Message]] = []
         #: The next message that is handed out is handed out a second time.
         self.duplicate_next = False
 
     def publish(self, message: Message, destination: Any, where: str) -> Unroutable | None:
-        """Give `message` to whom it belongs; whoever publishes to a place declares it, as the adapters do."""
-        logs = self._broker.route(message, destination, tuple(self._consumers))
+        """Give `message` to whom it belongs."""
+        logs = self._broker.route(message, destination, self._declared.keys())
         self._record.published(where, message, ", ".join(logs) or "nowhere")
         if not logs:
             return Unroutable(f"nothing would receive message {message.id} to {destination}")
@@ -90,33 +97,43 @@ class SimulatedServer:
             self._logs.publish(message, log)
         self._wake(*logs)
 
-    def declare(self, source: Any) -> Consumer:
-        """The consumer that reads `source`, with groups created where they are missing."""
-        if source not in self._consumers:
-            reading = self._broker.reading(source)
-            groups = {log: self._logs.group(log, reading.group, reading.start) for log in reading.logs}
-            self._consumers[source] = Consumer(groups)
-        return self._consumers[source]
+    def is_settled(self, where: str, sources: Collection[Any], *, stopping: bool) -> bool:
+        """Whether everything that the line `where` reads from `sources` has been settled.
 
-    def is_settled(self, sources: Collection[Any]) -> bool:
-        """Whether everything that `sources` read has been settled."""
-        return not any(map(self._unsettled, sources))
+        `stopping` says that nothing more is taken, so what only waits does not count.
+        """
+        return not any(self._unsettled(where, source, stopping) for source in sources)
 
-    def _unsettled(self, source: Any) -> int:
-        if source in self._consumers:
-            return self._consumers[source].unsettled
+    def _unsettled(self, where: str, source: Any, stopping: bool) -> int:
+        if (consumer := self._consumers.get((where, source))) is not None:
+            return len(consumer.leases) if stopping else consumer.unsettled
+        if stopping:
+            return 0
         # Not opened yet: a new group will begin with what there is.
         reading = self._broker.reading(source)
         return sum(len(self._logs.messages(log)) for log in reading.logs) if reading.start == "beginning" else 0
 
     # ---- for one consumer's session ------------------------------------------------------------------------------
 
-    def open(self, source: Any, held: Held) -> Consumer:
-        """The consumer is back: what it was handed out and does not hold is handed out again."""
-        consumer = self.declare(source)
+    def open(self, where: str, source: Any, held: Held, on_lost: Callable[[Delivery], None]) -> Consumer:
+        """The consumer is here, or back: what it was handed out and does not hold is handed out again, and it hears of
+        what it holds and has no lease for."""
+        consumer = self._consumers.get((where, source))
+        if consumer is None:
+            consumer = self._consumers[where, source] = self._declare(source)
         for receipt in [receipt for receipt in consumer.leases if receipt not in held]:
             self._return(consumer, consumer.leases.pop(receipt))
+        for receipt, delivery in held.items():
+            if receipt not in consumer.leases and receipt not in self._settled:
+                on_lost(delivery)
+        consumer.on_lost = on_lost
         return consumer
+
+    def _declare(self, source: Any) -> Consumer:
+        """Whoever reads a source declares it, with groups created where they are missing, as the adapters do."""
+        self._declared[source] = None
+        reading = self._broker.reading(source)
+        return Consumer({log: self._logs.group(log, reading.group, reading.start) for log in reading.logs})
 
     def take(self, source: Any, consumer: Consumer, most: int, where: str) -> list[Delivery]:
         """Hand out up to `most` messages."""
@@ -129,10 +146,14 @@ class SimulatedServer:
             deliveries.append(self._lease(source, consumer, log, group, entry, where))
         return deliveries
 
-    def settle(self, consumer: Consumer, delivery: Delivery, outcome: Outcome, where: str) -> SessionLost | None:
+    def settle(self, delivery: Delivery, outcome: Outcome, where: str) -> SessionLost | None:
+        """The session that brought it may be over: its lease alone decides."""
+        consumer = self._consumers[where, delivery.source]
         lease = consumer.leases.pop(delivery.receipt, None)
         if lease is None:
             if delivery.receipt in self._settled:
+                if self._broker.features.lease == "broker" and delivery.receipt not in self.answered:
+                    return None  # sent again, because nobody heard that it was done
                 self._record.broke(f"message {delivery.message.id} was settled twice")
             return SessionLost("its lease is gone, so it will be delivered again")
         self._settled.add(delivery.receipt)
@@ -154,17 +175,22 @@ class SimulatedServer:
                 self.append(msgspec.structs.replace(delivery.message, headers=headers), f"{lease.log}.rejected", where)
         return None
 
+    def expire(self, where: str) -> None:
+        """Every lease that the line `where` holds runs out, and who is there to hear it hears it."""
+        for (line, _), consumer in self._consumers.items():
+            if line == where:
+                on_lost = consumer.on_lost
+                for delivery in self.give_back(consumer):
+                    if on_lost is not None:
+                        on_lost(delivery)
+
     def give_back(self, consumer: Consumer) -> list[Delivery]:
-        """All that the consumer holds goes back; returns it."""
+        """All that the consumer was handed out and has not settled goes back; returns it."""
         lost = list(consumer.leases.values())
         consumer.leases.clear()
         for lease in lost:
             self._return(consumer, lease)
         return [lease.delivery for lease in lost]
-
-    def close(self, consumer: Consumer) -> None:
-        """The session is over, and with it its leases."""
-        self.give_back(consumer)
 
     def _return(self, consumer: Consumer, lease: Lease) -> None:
         if self._broker.features.attempts == "session":

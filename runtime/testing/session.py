@@ -10,7 +10,6 @@ import trio
 
 from runtime.adapter import Held, Outgoing, Settlement
 from runtime.delivery import Delivery
-from runtime.errors import SessionLost
 
 from .server import Consumer
 
@@ -23,44 +22,39 @@ class SimulatedSession:
         #: Why it is over.
         self.loss: str | None = None
         self._line = line
-        self._receivers: dict[Any, SimulatedReceiver] = {}
+        self._receivers: list[SimulatedReceiver] = []
 
     def lose(self, reason: str) -> None:
         """It is over: all that waits on it hears so."""
         self.loss = self.loss or reason
         self._line.wake()
-        for receiver in self._receivers.values():
+        for receiver in self._receivers:
             receiver.wake()
-
-    def lose_leases(self) -> None:
-        for receiver in self._receivers.values():
-            receiver.lose_leases()
 
     @asynccontextmanager
     async def open_source(
         self, source: Any, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[SimulatedReceiver]:
         await self._line.cross(self)
-        consumer = self._line.server.open(source, held)
-        receiver = self._receivers[source] = SimulatedReceiver(self, self._line, source, consumer, on_lost)
+        consumer = self._line.server.open(self._line.name, source, held, on_lost)
+        receiver = SimulatedReceiver(self, self._line, source, consumer)
+        self._receivers.append(receiver)
         self._line.record.opened(self._line.name, source)
         try:
             yield receiver
         finally:
-            del self._receivers[source]
+            self._receivers.remove(receiver)
             receiver.close()
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Exception | None]:
         results: list[Exception | None] = []
         self._line.takes_ack(self)
         await self._line.ask(self, lambda: results.extend(map(self._settle, batch)))
+        self._line.server.answered.update(item.delivery.receipt for item in batch)
         return results
 
     def _settle(self, item: Settlement) -> Exception | None:
-        line, source = self._line, item.delivery.source
-        if source not in self._receivers and line.broker.features.lease == "session":
-            return SessionLost("its source is closed, so it will be delivered again")
-        return line.server.settle(line.server.declare(source), item.delivery, item.outcome, line.name)
+        return self._line.server.settle(item.delivery, item.outcome, self._line.name)
 
     async def writable(self, paused: Callable[[str], None]) -> None:
         pass  # no fault of a line takes messages away from publishers alone
@@ -79,19 +73,11 @@ class SimulatedSession:
 
 
 class SimulatedReceiver:
-    def __init__(
-        self,
-        session: SimulatedSession,
-        line: Line,
-        source: Any,
-        consumer: Consumer,
-        on_lost: Callable[[Delivery], None],
-    ) -> None:
+    def __init__(self, session: SimulatedSession, line: Line, source: Any, consumer: Consumer) -> None:
         self.consumer = consumer
         self._session = session
         self._line = line
         self._source = source
-        self._on_lost = on_lost
 
     @property
     def lag(self) -> int:
@@ -109,14 +95,11 @@ class SimulatedReceiver:
     def wake(self) -> None:
         self.consumer.arrived.unpark_all()
 
-    def lose_leases(self) -> None:
-        for delivery in self._line.server.give_back(self.consumer):
-            self._on_lost(delivery)
-
     def close(self) -> None:
         line = self._line
+        self.consumer.on_lost = None
         if self.consumer.leases and self._session.loss is None and not line.has_fault:
             names = ", ".join(lease.delivery.message.id for lease in self.consumer.leases.values())
             line.record.broke(f"delivered and never settled: {names}")
         if line.broker.features.lease == "session":
-            line.tell(lambda: line.server.close(self.consumer))
+            line.tell(lambda: line.server.give_back(self.consumer))

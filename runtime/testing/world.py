@@ -46,8 +46,9 @@ EPOCH = 1_704_067_200.0
 class World:
     """What a test sees of its application and of the brokers around it. Made by `open_test`."""
 
-    def __init__(self, app: Runtime, seed: int | None) -> None:
+    def __init__(self, app: Runtime, seed: int | None, *, collect_errors: bool = False) -> None:
         self.app = app
+        self.collect_errors = collect_errors
         #: The run; there from the moment that the block begins.
         self.run: Run
         self.record = Record(self._elapsed)
@@ -103,26 +104,27 @@ class World:
             raise error
         return message.id
 
-    async def settled(self, *, collect_errors: bool = False) -> list[Exception]:
+    async def settled(self, *, collect_errors: bool | None = None) -> list[Exception]:
         """Wait until everything that was set off has ended: every message that a handler of the application reads is
-        settled, what handlers published in their turn too, and every publish has its answer.
+        settled, what handlers published in their turn too, and every publish has its answer. Once the run is told to
+        stop, only what it has taken counts.
 
         Nothing is polled and nothing sleeps. It waits for redeliveries and reconnects too, so a fault without an end makes
         it wait for ever: put `trio.fail_after` around it.
 
         Raises what handlers have raised since the last call: the error itself if it is one, else a group. With
-        `collect_errors` they are returned instead.
+        `collect_errors`, by default as it was given to `open_test`, they are returned instead.
         """
         await trio.lowlevel.checkpoint()
-        while True:
+        while not self._is_settled():
             for live in self.run.brokers:
                 await live.outbox.flush()
                 await live.settler.flush()
-            if self._is_settled():
-                break
-            await self.record.changed.park()
+            # While one broker is flushed, another may get something new to send.
+            if not self._is_sending() and not self._is_settled():
+                await self.record.changed.park()
         errors, self.record.errors = self.record.errors, []
-        if errors and not collect_errors:
+        if errors and not (self.collect_errors if collect_errors is None else collect_errors):
             raise _one(errors)
         return errors
 
@@ -130,15 +132,12 @@ class World:
 
     def handled(self, handler: Function) -> list[Any]:
         """The bodies that `handler` was called with and returned for, decoded, in the order of its returns."""
-        done = [call for call in self.calls(handler) if call.returned]
-        decode = self._outside.decoders[inspect.unwrap(handler)]
-        return [decode(call.message.body) for call in sorted(done, key=lambda call: call.ended or 0.0)]
+        function = self._function(handler)
+        return [call.body for call in self.record.returned if call.function is function]
 
     def calls(self, handler: Function) -> list[Call]:
         """Every attempt of `handler`, in the order of their starts."""
-        function = inspect.unwrap(handler)
-        if function not in self._outside.decoders:
-            raise ConfigurationError(f"{Handler(handler).name} is not a handler of this world's application")
+        function = self._function(handler)
         return [call for call in self.record.calls if call.function is function]
 
     @overload
@@ -176,10 +175,21 @@ class World:
         return trio.current_time() - self._began
 
     def _is_settled(self) -> bool:
-        return self.record.is_quiet and all(
-            self._lines[live.broker].server.is_settled([subscription.source for subscription in live.subscriptions])
-            for live in self.run.brokers
-        )
+        return self.record.is_quiet and not self._is_sending() and all(map(self._is_read, self.run.brokers))
+
+    def _is_sending(self) -> bool:
+        return any(len(live.outbox) or len(live.settler) for live in self.run.brokers)
+
+    def _is_read(self, live: BrokerRun) -> bool:
+        line = self._lines[live.broker]
+        sources = [subscription.source for subscription in live.subscriptions]
+        return line.is_idle and line.server.is_settled(line.name, sources, stopping=self.run.intake.is_closing)
+
+    def _function(self, handler: Function) -> Function:
+        function: Function = inspect.unwrap(handler)
+        if function not in self._outside.observed:
+            raise ConfigurationError(f"{Handler(handler).name} is not a handler of this world's application")
+        return function
 
     def _servers(self) -> list[Line]:
         """One line for each server."""
@@ -196,11 +206,12 @@ class World:
         if len(meant) > 1:
             subscribed = {live.broker: [s.source.name for s in live.subscriptions] for live in self.run.brokers}
             meant = {b: spec for b, spec in meant.items() if spec.name in subscribed[b]} or meant
-        if len(meant) != 1:
-            raise ConfigurationError(
-                f"{to!s} could be on {len(meant)} of this world's brokers: publish to a handler, or through the broker"
-            )
-        ((broker, spec),) = meant.items()
+        if not meant:
+            raise ConfigurationError(f"{to!s} is a destination on none of this world's brokers")
+        if len({self._lines[broker].server for broker in meant}) > 1:
+            names = ", ".join(self._lines[broker].name for broker in meant)
+            raise ConfigurationError(f"{to!s} could be on {names}: publish to a handler, or through the broker")
+        broker, spec = next(iter(meant.items()))
         return self._lines[broker], spec, None
 
     def _find_handler(self, handler: Function) -> tuple[Line, Any, str]:
@@ -223,13 +234,18 @@ class World:
 
     async def _ready(self) -> None:
         """Wait until every subscription is open whose broker has no fault yet."""
-        while not all(
+        while not self.run.intake.is_closing and not all(
             subscription.state is SubscriptionState.RUNNING
             for live in self.run.brokers
             if not self._lines[live.broker].has_fault
             for subscription in live.subscriptions
         ):
             await self.record.changed.park()
+
+    async def _note_the_stop(self) -> None:
+        await self.run.intake.closing()
+        self.record.note("run", f"stopping: {self.run.status().reason or 'cancelled'}")
+        self.record.changed.unpark_all()
 
     def _begin(self, faults: trio.Nursery) -> None:
         for line in self._lines.values():
@@ -252,14 +268,14 @@ async def open_test(
 
     Args:
       seed: replays the same run: Trio's scheduler, jitter, ids and times follow from it.
-      collect_errors: keep what handlers raise in `settled()` and at the end of the block to the test's own asking.
+      collect_errors: what handlers raise is not raised here, neither by `settled()`, which returns it, nor at the end.
       plan: puts faults on the world before the application starts; its argument is the world.
 
     Raises, when the block ends well, what handlers raised and `settled()` did not report, and `PromiseBroken` if the
     runtime broke a promise. Any error that leaves the block carries the timeline as a note.
     """
     error: BaseException | None = None
-    world = World(app, seed)
+    world = World(app, seed, collect_errors=collect_errors)
     if (worlds := opened.get()) is not None:
         worlds.append(world)
     if plan is not None:
@@ -271,6 +287,7 @@ async def open_test(
                 world._begin(faults)
                 try:
                     async with app.open() as world.run:
+                        faults.start_soon(world._note_the_stop, name="note of the stop")
                         run_token = active_run.set(world.run)
                         try:
                             await world._ready()
@@ -298,7 +315,7 @@ class _WorldOutside(Outside):
     """What the run of a world takes from outside: the world's."""
 
     def __init__(self, lines: Mapping[Broker[Any], Line], record: Record, began: float, seed: int | None) -> None:
-        self.decoders: dict[Function, Callable[[bytes], Any]] = {}
+        self.observed: set[Function] = set()
         self._lines = lines
         self._record = record
         self._began = began
@@ -324,12 +341,12 @@ class _WorldOutside(Outside):
 
     def observe(self, handler: Handler, decode: Callable[[bytes], Any]) -> Middleware:
         function = inspect.unwrap(handler.function)
-        self.decoders[function] = decode
+        self.observed.add(function)
         record, name = self._record, handler.name
 
         async def observe(work: Work, next: Endpoint) -> Outcome:
             (delivery,) = work.deliveries
-            record.call_began(name, function, delivery)
+            record.call_began(name, function, decode, delivery)
             try:
                 outcome = await next(work)
             except BaseException as error:
