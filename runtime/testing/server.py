@@ -79,10 +79,12 @@ class SimulatedServer:
 
     def publish(self, message: Message, destination: Any, where: str) -> Unroutable | None:
         """Give `message` to whom it belongs."""
-        logs = self._broker.route(message, destination, self._declared.keys())
+        try:
+            logs = self._broker.route(message, destination, self._declared.keys())
+        except Unroutable as error:
+            self._record.published(where, message, "nowhere: refused")
+            return error
         self._record.published(where, message, ", ".join(logs) or "nowhere")
-        if not logs:
-            return Unroutable(f"nothing would receive message {message.id} to {destination}")
         self._put(message, destination.name, logs)
         return None
 

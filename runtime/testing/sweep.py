@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import trio
-from trio.testing import MockClock
 
 from runtime.errors import describe
 
@@ -136,6 +135,8 @@ class _Run(trio.abc.Instrument):
             self._scope.cancel()
 
     def go(self, scenario: Scenario, check: Check | None) -> None:
+        from trio.testing import MockClock  # not on top: it imports pytest where there is one
+
         opened.set(self.worlds)
         try:
             with seeded(self._seed):

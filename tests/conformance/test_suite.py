@@ -223,7 +223,9 @@ class SwapsTheGroups(BrokenSession):
     async def open_source(
         self, source: Topic, held: Held, on_lost: Callable[[Delivery], None], *, again: bool, prefetch: int
     ) -> AsyncIterator[MemoryReceiver]:
-        async with super().open_source(replace(source, group="one"), held, on_lost, again=again, prefetch=prefetch) as receiver:
+        async with super().open_source(
+            replace(source, group="one"), held, on_lost, again=again, prefetch=prefetch
+        ) as receiver:
             receiver._source = source
             self._receivers[source] = receiver
             yield receiver

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from adapters.memory import MemoryBroker
 from adapters.redis import RedisBroker
-from runtime import Broker, Features, Message
+from runtime import Broker, Features, Message, Unroutable
 
 from ..fakes import FakeBroker, Place
 
@@ -16,7 +16,9 @@ class StrictBroker(FakeBroker):
     """Refuses what nobody reads; its leases and its counts are the session's."""
 
     def route(self, message: Message, destination: Place, declared: Collection[Place]) -> Sequence[str]:
-        return [source.name for source in declared if source == destination]
+        if destination not in declared:
+            raise Unroutable(f"nothing would receive message {message.id} to {destination}")
+        return (destination.name,)
 
 
 class LastingBroker(FakeBroker):

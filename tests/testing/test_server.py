@@ -62,7 +62,7 @@ class Consumer:
             self.lost.append(delivery.message.id)
             self.held.pop(delivery.receipt, None)
 
-        async with session.open_source(self.source, self.held, on_lost, again=False) as receiver:
+        async with session.open_source(self.source, self.held, on_lost, again=False, prefetch=100) as receiver:
             yield receiver
 
     async def receive(self, receiver: Receiver, most: int = 10) -> list[Delivery]:

@@ -18,6 +18,9 @@ from ...message import Message, new_message_id
 from .rig import Rig
 from .waiting import bounded
 
+#: More than any test holds of one source.
+PREFETCH = 1000
+
 
 def fresh(name: str = "orders") -> str:
     """A name that no test has used before, on however old a server."""
