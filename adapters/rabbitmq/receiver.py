@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import msgspec
 import trio
 from pamqp.commands import Basic, Queue as QueueCommands
 
 from runtime.adapter import Held
 from runtime.delivery import Delivery
 from runtime.errors import Refused, SessionLost
+from runtime.message import Message
 
 from . import frames, methods, wire
 from .channel import Channel, ChannelClosed
@@ -34,17 +36,22 @@ class Taken:
     Compared by identity: handed out a second time it is another one, with the same tag.
     """
 
-    __slots__ = ("again", "body", "deliver", "properties", "receiver")
+    __slots__ = ("body", "deliver", "message", "properties", "receiver")
 
     def __init__(
-        self, receiver: QueueReceiver, deliver: Deliver, properties: Basic.Properties, body: bytes, again: int = 0
+        self,
+        receiver: QueueReceiver,
+        deliver: Deliver,
+        properties: Basic.Properties,
+        body: bytes,
+        message: Message | None = None,
     ) -> None:
         self.receiver = receiver
         self.deliver = deliver
         self.properties = properties
         self.body = body
-        #: How often it was released here and counted.
-        self.again = again
+        #: What it was handed out as before, if it was released here: the same id, and the attempts counted.
+        self.message = message
 
 
 class QueueReceiver:
@@ -113,14 +120,13 @@ class QueueReceiver:
             raise Refused(f"queue {self.queue.name!r}: the server cancelled its consumer: it was deleted, or is moving")
 
     def _deliver(self, taken: Taken) -> Delivery:
-        message = wire.message(
+        message = taken.message or wire.message(
             self.queue.name,
             taken.properties,
             taken.body,
             exchange=taken.deliver.exchange,
             key=taken.deliver.key,
             redelivered=taken.deliver.redelivered,
-            again=taken.again,
         )
         return Delivery(message, taken, self.queue)
 
@@ -171,12 +177,16 @@ class QueueReceiver:
         del self._unsettled[tag]
         self.channel.send(frames.reject(self.channel.number, tag))
 
-    def release(self, taken: Taken, after: float, *, counted: bool) -> None:
-        """Hand it out again after so many seconds: from here, or, with nothing to wait for or nobody left, from the server."""
-        if after <= 0 or self._left:
+    def release(self, taken: Taken, message: Message, after: float, *, counted: bool) -> None:
+        """Hand `message` out again from here after so many seconds; or, with nobody left to take it, give it back.
+
+        Not by the server, which would forget how often it was tried.
+        """
+        if self._left:
             self.give_back(taken.deliver.tag)
             return
-        again = Taken(self, taken.deliver, taken.properties, taken.body, taken.again + counted)
+        message = msgspec.structs.replace(message, attempt=message.attempt + counted)
+        again = Taken(self, taken.deliver, taken.properties, taken.body, message)
         heapq.heappush(self._parked, (trio.current_time() + after, next(self._numbers), again))
         self._news.unpark()
 

@@ -66,7 +66,7 @@ class RabbitSession:
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[Exception | None]:
         """None for an item says that the server has taken it: each channel is fenced behind its acks.
 
-        A release with a delay is not sent: the message stays unsettled here until it is due. A reject goes the way that
+        A release is not sent: the message stays unsettled here until it is due, unless nobody will take it here. A reject goes the way that
         the queue's own dead-letter exchange says, or else a copy is confirmed by NAME.rejected before the original is
         acked; while that cannot be, the item's error says so, and the message is tried again.
         """
@@ -100,7 +100,7 @@ class RabbitSession:
                 if error is None:
                     taken.receiver.ack([taken.deliver.tag])
                 else:
-                    taken.receiver.release(taken, _SET_ASIDE_AGAIN, counted=False)
+                    taken.receiver.release(taken, batch[i].delivery.message, _SET_ASIDE_AGAIN, counted=False)
                     results[i] = error
             except (ChannelClosed, SessionLost) as loss:
                 self._fail(results, [i], loss)
@@ -148,7 +148,7 @@ def _settle(receiver: QueueReceiver, batch: Sequence[Settlement], share: Sequenc
             case Ack():
                 acks.append(taken.deliver.tag)
             case Release(after, counted):
-                receiver.release(taken, after, counted=counted)
+                receiver.release(taken, batch[i].delivery.message, after, counted=counted)
             case Reject() if receiver.queue.dead_letter_exchange is not None:
                 receiver.reject(taken.deliver.tag)
             case Reject():

@@ -55,18 +55,15 @@ def properties(message: Message, destination: Queue | Exchange) -> Basic.Propert
     )
 
 
-def message(
-    queue: str, found: Basic.Properties, body: bytes, *, exchange: str, key: str, redelivered: bool, again: int = 0
-) -> Message:
+def message(queue: str, found: Basic.Properties, body: bytes, *, exchange: str, key: str, redelivered: bool) -> Message:
     """The message in a delivery, whoever sent it.
 
     Args:
       exchange, key: what it was published to and with.
       redelivered: the server says that somebody had it before.
-      again: how often this process has given it up since the server delivered it; counts as attempts.
     """
     table = dict(found.headers) if found.headers else {}
-    attempt = _attempt(table.pop(_DELIVERY_COUNT, None), redelivered) + again
+    attempt = _attempt(table.pop(_DELIVERY_COUNT, None), redelivered)
     own_key = table.pop(_KEY, None)
     time = _number(table.pop(_TIME, None))
     deadline = _number(table.pop(_DEADLINE, None))

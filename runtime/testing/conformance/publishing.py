@@ -72,7 +72,7 @@ class Publishing:
     @where(unroutable=True)
     async def test_a_message_that_nobody_could_ever_receive_is_refused_alone(self, rig: Rig) -> None:
         client = Client(rig)
-        nowhere = rig.source(fresh("nowhere"))
+        nowhere = rig.nowhere(fresh("nowhere"))
         async with client.reading(rig.source(fresh())) as reader:
             here = reader.source
             batch = [client.outgoing(to, body) for to, body in [(here, b"1"), (nowhere, b"2"), (here, b"3")]]

@@ -42,6 +42,11 @@ class Rig(ABC):
         Where a source has partitions, either give it one, or spread messages by key alone.
         """
 
+    def nowhere(self, name: str) -> Any:
+        """A destination that nobody could ever receive from; for `Features.unroutable` only. By default a source of that
+        name that nobody has opened."""
+        return self.source(name)
+
     async def foreign_publish(self, name: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """Write a message into an existing source as a program would that has never heard of this runtime."""
         raise NotImplementedError

@@ -266,9 +266,9 @@ class Running:
             with fail_after(rig.patience, "the publish was not answered"):
                 if rig.features.unroutable:
                     with pytest.raises(Unroutable):
-                        await broker.publish(1, rig.source(fresh("nowhere")))
+                        await broker.publish(1, rig.nowhere(fresh("nowhere")))
                 else:
-                    await broker.publish(1, rig.source(fresh("nowhere")))
+                    await broker.publish(1, rig.nowhere(fresh("nowhere")))
 
     async def test_the_lag_of_a_subscription_is_unknown_or_ends_at_zero(self, rig: Rig) -> None:
         broker, source = rig.make_broker(), rig.source(fresh())
