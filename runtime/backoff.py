@@ -17,7 +17,7 @@ class Backoff:
     """
 
     first: float = 0.1
-    cap: float = 3.0
+    cap: float = 4.0
     floor: float = 1.0
     stable: float = 5.0
 

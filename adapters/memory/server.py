@@ -49,10 +49,12 @@ class Group:
         heapq.heappush(self._delayed, (due, entry.sequence, entry))
         self.arrived.unpark_all()
 
-    def hurry(self) -> None:
-        """Nobody is left to wait, and the next run has another clock: what is delayed is ready."""
-        self.put_back([entry for _, _, entry in self._delayed])
+    def hurry(self) -> list[Entry]:
+        """What is delayed is ready now; returns it."""
+        delayed = [entry for _, _, entry in self._delayed]
         self._delayed.clear()
+        self.put_back(delayed)
+        return delayed
 
     def next_due(self) -> float:
         return self._delayed[0][0] if self._delayed else float("inf")

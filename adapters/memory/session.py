@@ -103,4 +103,4 @@ class MemoryReceiver:
         self.group.put_back(list(self.taken.values()))
         self.taken.clear()
         if not self.group.arrived:
-            self.group.hurry()
+            self.group.hurry()  # nobody is left to wait, and the next run has another clock

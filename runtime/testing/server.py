@@ -186,6 +186,14 @@ class SimulatedServer:
                     if on_lost is not None:
                         on_lost(delivery)
 
+    def end_session(self, consumer: Consumer) -> None:
+        """Leases go with it; so does what waits for its redelivery, where it waited in the process that released it."""
+        self.give_back(consumer)
+        if self._broker.features.attempts == "session":
+            for group in consumer.groups.values():
+                for entry in group.hurry():
+                    entry.attempts = 0
+
     def give_back(self, consumer: Consumer) -> list[Delivery]:
         """All that the consumer was handed out and has not settled goes back; returns it."""
         lost = list(consumer.leases.values())

@@ -102,4 +102,4 @@ class SimulatedReceiver:
             names = ", ".join(lease.delivery.message.id for lease in self.consumer.leases.values())
             line.record.broke(f"delivered and never settled: {names}")
         if line.broker.features.lease == "session":
-            line.tell(lambda: line.server.give_back(self.consumer))
+            line.tell(lambda: line.server.end_session(self.consumer))
