@@ -226,12 +226,11 @@ class World:
         return self._lines[broker], source, log
 
     async def _ready(self) -> None:
-        """Wait until every subscription is open whose broker has no fault yet."""
+        """Wait until every broker that has no fault yet is connected, and its subscriptions are open."""
         while not self.run.intake.is_closing and not all(
-            subscription.state is SubscriptionState.RUNNING
+            live.link.is_up and all(s.state is SubscriptionState.RUNNING for s in live.subscriptions)
             for live in self.run.brokers
             if not self._lines[live.broker].has_fault
-            for subscription in live.subscriptions
         ):
             await self.record.changed.park()
 
@@ -257,7 +256,7 @@ async def open_test(
 
     Each broker is simulated by its `Features` and its routing rule, so acks, redelivery, attempts, groups, order and prefetch
     are that broker's. Worlds are scoped by context: several stand side by side in one test. The block begins when every
-    subscription is open. With pytest-trio's `autojump_clock` all waiting is virtual.
+    broker is connected and every subscription open. With pytest-trio's `autojump_clock` all waiting is virtual.
 
     Args:
       seed: replays the same run: Trio's scheduler, jitter, ids and times follow from it.

@@ -46,9 +46,11 @@ async def test_the_block_begins_when_every_subscription_is_open_but_for_those_of
 
     one.subscriber("a")(handle)
     two.subscriber("b")(handle)
-    app = Runtime(one, two)
+    three = MemoryBroker(name="three")  # it has no subscription to wait for
+    app = Runtime(one, two, three)
     async with open_test(app, plan=lambda world: world.broker(two).refuse()):
         assert app.status().broker("one").ready
+        assert app.status().broker("three").ready
         assert not app.status().broker("two").ready
 
 

@@ -6,10 +6,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from adapters.memory import MemoryBroker
+from adapters.memory import MemoryBroker, Topic
 from adapters.redis import RedisBroker
 from runtime import (
     Message,
+    OutcomeUnknown,
     Phase,
     Runtime,
 )
@@ -17,7 +18,7 @@ from runtime.delivery import Reject
 from runtime.testing import SetAside, open_test
 
 from ..bench.waiting import until
-from .billing import Billing
+from .billing import Billing, Order
 
 
 async def test_settled_returns_in_the_very_moment_in_which_the_last_of_a_cascade_ends_and_takes_no_steps_meanwhile(
@@ -187,6 +188,23 @@ async def test_settled_waits_for_redeliveries_and_for_a_handler_whose_message_wa
         assert trio.current_time() == second.ended
 
 
+async def test_settled_waits_for_a_handler_that_outlives_its_message(autojump_clock: MockClock) -> None:
+    broker = MemoryBroker()
+
+    @broker.subscriber("orders")
+    async def handle(body: str, message: Message) -> None:
+        await trio.sleep(10 if message.attempt == 1 else 1)
+
+    async with open_test(Runtime(broker)) as world:
+        await world.publish("x", to=handle)
+        await trio.sleep(4)
+        world.broker(broker).redeliver()
+        with trio.fail_after(100):
+            await world.settled()
+        assert trio.current_time() == pytest.approx(10)
+        assert [call.ended for call in world.calls(handle)] == pytest.approx([10, 5])
+
+
 async def test_settled_once_the_run_stops_waits_for_what_was_taken_and_not_for_what_nobody_will_take(
     autojump_clock: MockClock,
 ) -> None:
@@ -208,3 +226,44 @@ async def test_settled_once_the_run_stops_waits_for_what_was_taken_and_not_for_w
         assert trio.current_time() == pytest.approx(10)
         assert world.handled(handle) == ["0"]
         assert "stopping: enough" in world.timeline()
+
+
+async def test_settled_waits_for_what_a_frozen_broker_has_still_to_do_though_nobody_waits_and_nobody_will_read_it(
+    autojump_clock: MockClock,
+) -> None:
+    broker = MemoryBroker(publish_limit=2)
+    async with open_test(Runtime(broker)) as world:
+        world.broker(broker).freeze(for_=20)
+        with pytest.raises(OutcomeUnknown):
+            await broker.publish("x", "elsewhere")
+        with trio.fail_after(100):
+            await world.settled()
+        assert trio.current_time() == pytest.approx(20)
+        assert world.published("elsewhere", str) == ["x"]
+
+
+async def test_settled_once_the_run_stops_does_not_wait_for_a_source_that_was_never_opened(
+    memory: Billing, autojump_clock: MockClock
+) -> None:
+    async with open_test(memory.app, plan=lambda world: world.broker(memory.broker).refuse()) as world:
+        await world.publish(Order(1), to="orders")
+        with trio.move_on_after(100) as scope:
+            await world.settled()
+        assert scope.cancelled_caught
+        memory.app.stop()
+        with trio.fail_after(100):
+            await world.settled()
+
+
+async def test_settled_does_not_wait_for_what_a_group_that_will_start_at_the_end_will_never_see(
+    autojump_clock: MockClock,
+) -> None:
+    broker = MemoryBroker()
+
+    @broker.subscriber(Topic("orders", start="end"))
+    async def handle(body: str) -> None: ...
+
+    async with open_test(Runtime(broker), plan=lambda world: world.broker(broker).refuse(for_=5)) as world:
+        await world.publish("early", to="orders")
+        await world.settled()
+        assert trio.current_time() == 0
