@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -188,7 +190,8 @@ async def test_after_the_block_the_application_is_served_as_ever(memory: Billing
     async with open_test(memory.app) as world:
         await world.publish(Order(1), to="orders")
         await world.settled()
-    async with memory.app.open():
+    async with memory.app.open() as run:
+        assert run.identity != world.run.identity
         await memory.broker.publish(Order(2), "orders")
         await until(lambda: memory.billed == [1, 2])
 
@@ -350,3 +353,15 @@ async def test_a_seeded_world_has_its_own_time_of_day_and_its_own_ids(
         stamps = [message.timestamp for message in world.published("orders")]
         await world.settled()
     assert stamps == [1_704_067_210.0, 1_704_067_210.0]
+
+
+async def test_an_application_that_stops_itself_before_it_connects_does_not_hold_up_the_block() -> None:
+    @asynccontextmanager
+    async def lifespan(app: Runtime) -> AsyncIterator[None]:
+        app.stop("nothing to do")
+        yield
+
+    with trio.fail_after(5):
+        async with open_test(Runtime(MemoryBroker(), lifespan=lifespan)) as world:
+            await world.settled()
+            assert world.run.phase is Phase.CLOSED

@@ -74,6 +74,24 @@ async def test_publish_to_a_handler_goes_past_all_routing_and_to_a_destination_b
         assert world.published("nobody") == []
 
 
+async def test_publish_to_a_handler_reaches_it_where_no_route_would() -> None:
+    class Unrouted(StrictBroker):
+        def route(self, message: Message, destination: Any, declared: Any) -> tuple[str, ...]:
+            return ()
+
+    broker = Unrouted()
+
+    @broker.subscriber("orders")
+    async def handle(body: str) -> None: ...
+
+    async with open_test(Runtime(broker)) as world:
+        with pytest.raises(Unroutable):
+            await world.publish("a", to="orders")
+        await world.publish("b", to=handle)
+        await world.settled()
+        assert world.handled(handle) == ["b"]
+
+
 async def test_the_applications_own_publish_is_refused_like_the_worlds() -> None:
     broker = StrictBroker()
     async with open_test(Runtime(broker)):
