@@ -146,6 +146,7 @@ class Line:
             raise ConnectionRefusedError("the test's world refuses connections")
         session = SimulatedSession(self)
         self._sessions.append(session)
+        self._note("connected")
         try:
             yield session
         finally:

@@ -125,7 +125,7 @@ class SimulatedServer:
             consumer = self._consumers[where, source] = self._declare(source)
         for receipt in [receipt for receipt in consumer.leases if receipt not in held]:
             self._return(consumer, consumer.leases.pop(receipt))
-        for receipt, delivery in held.items():
+        for receipt, delivery in list(held.items()):  # on_lost may take it out
             if receipt not in consumer.leases and receipt not in self._settled:
                 on_lost(delivery)
         consumer.on_lost = on_lost

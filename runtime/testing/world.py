@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
-import time
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
@@ -12,7 +10,6 @@ from typing import Any, TypeVar, overload
 
 import trio
 
-from runtime.adapter import OpenSession
 from runtime.app import Runtime
 from runtime.broker import Broker
 from runtime.broker_run import BrokerRun
@@ -20,16 +17,15 @@ from runtime.codec import body_decoder
 from runtime.compiling import unique_name
 from runtime.context import active_run
 from runtime.declarations import compose
-from runtime.delivery import Outcome
-from runtime.endpoint import Endpoint, Middleware, Work
 from runtime.errors import ConfigurationError, leaves
 from runtime.handler import Function, Handler
 from runtime.message import NO_HEADERS, Message
-from runtime.outside import Outside, outside
+from runtime.outside import outside
 from runtime.run import Run
 from runtime.subscription import SubscriptionState
 
 from .line import Line
+from .outside import WorldOutside
 from .record import Call, PromiseBroken, Record, Settled
 from .scheduler import seeded
 from .server import SimulatedServer
@@ -38,9 +34,6 @@ T = TypeVar("T")
 
 #: The worlds that were opened in this context, for whoever wants to look at them afterwards.
 opened: ContextVar[list[World] | None] = ContextVar("opened", default=None)
-
-#: When a seeded world begins: seconds since the epoch (2024-01-01, UTC).
-EPOCH = 1_704_067_200.0
 
 
 class World:
@@ -54,7 +47,7 @@ class World:
         self.record = Record(self._elapsed)
         self._began = trio.current_time()
         self._lines = _lines(app, self.record)
-        self._outside = _WorldOutside(self._lines, self.record, self._began, seed)
+        self._outside = WorldOutside(self._lines, self.record, self._began, seed)
 
     # ---- what a test does ----------------------------------------------------------------------------------------
 
@@ -233,12 +226,11 @@ class World:
         return self._lines[broker], source, log
 
     async def _ready(self) -> None:
-        """Wait until every subscription is open whose broker has no fault yet."""
+        """Wait until every broker that has no fault yet is connected, and its subscriptions are open."""
         while not self.run.intake.is_closing and not all(
-            subscription.state is SubscriptionState.RUNNING
+            live.link.is_up and all(s.state is SubscriptionState.RUNNING for s in live.subscriptions)
             for live in self.run.brokers
             if not self._lines[live.broker].has_fault
-            for subscription in live.subscriptions
         ):
             await self.record.changed.park()
 
@@ -264,7 +256,7 @@ async def open_test(
 
     Each broker is simulated by its `Features` and its routing rule, so acks, redelivery, attempts, groups, order and prefetch
     are that broker's. Worlds are scoped by context: several stand side by side in one test. The block begins when every
-    subscription is open. With pytest-trio's `autojump_clock` all waiting is virtual.
+    broker is connected and every subscription open. With pytest-trio's `autojump_clock` all waiting is virtual.
 
     Args:
       seed: replays the same run: Trio's scheduler, jitter, ids and times follow from it.
@@ -309,53 +301,6 @@ async def open_test(
             raise error
     finally:
         outside.reset(token)
-
-
-class _WorldOutside(Outside):
-    """What the run of a world takes from outside: the world's."""
-
-    def __init__(self, lines: Mapping[Broker[Any], Line], record: Record, began: float, seed: int | None) -> None:
-        self.observed: set[Function] = set()
-        self._lines = lines
-        self._record = record
-        self._began = began
-        self._epoch = time.time() if seed is None else EPOCH
-        self._chance = random.Random(seed)
-        self._messages = 0
-
-    def open_session(self, broker: Broker[Any]) -> OpenSession:
-        return self._lines[broker].open_session
-
-    def identity(self) -> str:
-        return "world"
-
-    def message_id(self) -> str:
-        self._messages += 1
-        return f"m{self._messages}"
-
-    def jitter(self) -> float:
-        return self._chance.random()
-
-    def time(self) -> float:
-        return self._epoch + trio.current_time() - self._began
-
-    def observe(self, handler: Handler, decode: Callable[[bytes], Any]) -> Middleware:
-        function = inspect.unwrap(handler.function)
-        self.observed.add(function)
-        record, name = self._record, handler.name
-
-        async def observe(work: Work, next: Endpoint) -> Outcome:
-            (delivery,) = work.deliveries
-            record.call_began(name, function, decode, delivery)
-            try:
-                outcome = await next(work)
-            except BaseException as error:
-                record.call_ended(delivery, error=error)
-                raise
-            record.call_ended(delivery, outcome=outcome)
-            return outcome
-
-        return observe
 
 
 def _lines(app: Runtime, record: Record) -> dict[Broker[Any], Line]:

@@ -134,6 +134,7 @@ async def test_faults_overlap_and_each_ends_by_itself(autojump_clock: MockClock)
         await trio.sleep(2)
         # Exactly nothing: 0.1 + 0.2 - 0.1 - 0.2 would be a fault that never ends.
         assert (line.is_frozen, line.delay, line.has_fault) == (False, 0, False)
+        assert events(world, "thawed") == [(5.0, "memory: thawed")]
 
 
 @pytest.mark.parametrize(

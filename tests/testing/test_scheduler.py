@@ -115,7 +115,8 @@ async def test_the_order_inside_follows_from_the_seed() -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_what_was_before_comes_back(failing: bool) -> None:
+def test_what_was_before_comes_back(failing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", False)  # pytest-trio may have set it
     state, sorts = scheduler._r.getstate(), scheduler._ALLOW_DETERMINISTIC_SCHEDULING
     try:
         with seeded(1):

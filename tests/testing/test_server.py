@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from adapters.memory import MemoryBroker, Topic
+from adapters.redis import RedisBroker
 from runtime import Broker, Message, Runtime, SessionLost, Unroutable
 from runtime.adapter import Outgoing, Receiver, Session, Settlement
 from runtime.delivery import ACK, Delivery, Outcome, Reject, Release
@@ -375,3 +376,31 @@ async def test_a_source_that_is_closed_with_unsettled_messages_on_a_sound_sessio
             await consumer.receive(receiver)
         assert world.record.violations == ["delivered and never settled: 1, 2"]
         world.record.violations.clear()
+
+
+async def test_a_lease_that_runs_out_between_two_sessions_is_told_when_the_source_is_open_again() -> None:
+    broker, consumer = LastingBroker(), Consumer(A)
+    async with bare_world(broker) as world:
+        async with opened_session(world, broker) as session, consumer.open(session) as receiver:
+            await publish(session, A, "1")
+            await consumer.receive(receiver)
+            world.broker(broker).disconnect()
+        world.broker(broker).redeliver()
+        assert consumer.lost == []  # it is on_lost's promise to be called while the source is open
+        async with opened_session(world, broker) as session, consumer.open(session) as receiver:
+            assert consumer.lost == ["1"]
+            await consumer.settle(session, Release(), *await consumer.receive(receiver))
+
+
+async def test_leases_run_out_on_the_line_of_one_broker_only_though_another_reads_the_same_source() -> None:
+    one, two = RedisBroker("redis://same.invalid"), RedisBroker("redis://same.invalid")
+    first, second = Consumer(one.source("a")), Consumer(two.source("a"))
+    async with open_test(Runtime(one, two)) as world:
+        async with opened_session(world, one) as session, first.open(session) as receiver:
+            async with opened_session(world, two) as other_session, second.open(other_session) as other_receiver:
+                await publish(session, one.source("a"), "1", "2")
+                await first.receive(receiver, 1)
+                await second.receive(other_receiver, 1)
+                world.broker(one).redeliver()
+                assert (first.lost, second.lost) == (["1"], [])
+                assert await second.settle(other_session, Release(), *second.held.values()) == [None]
