@@ -101,7 +101,7 @@ async def latency(place: Place) -> Row:
     with place.recorder(7, "500 ms latency with jitter") as recorder:
         async with open_proxy(place.server.port) as proxy:
             broker = place.broker(proxy.port, probe_interval=2)
-            async with traffic(broker, "orders", recorder, total=200, publishers=50) as load:
+            async with traffic(broker, "orders", recorder, total=100, publishers=50) as load:
                 await load.reaches(0.1)
                 recorder.mark_fault()
                 proxy.delay(0.25, jitter=0.1)  # each way
