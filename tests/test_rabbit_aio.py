@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
+import math
 import ssl
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import pytest
 import trio
 
 from adapters.rabbitmq import RabbitBroker
+from adapters.rabbitmq.address import Address
 from runtime import ConfigurationError, Runtime
+from runtime.dial import Dialer
 
 from . import test_rabbitmq
 from .bench.logs import troubles
@@ -111,6 +115,33 @@ async def test_aio_a_reset_in_the_middle_of_a_frame(here: Place, caplog: pytest.
     await stories.reset_in_mid_frame(here)
     assert "Traceback" not in caplog.text
     assert len(troubles(caplog, "broke")) == len(troubles(caplog, "")), "the supervisor's line, and nobody else's"
+
+
+@pytest.mark.promise("P2")
+async def test_aio_a_task_of_asyncio_that_swallows_cancels_does_not_hold_up_the_end(rabbit: Vhost) -> None:
+    """trio-asyncio cancels each task once and then waits without limit."""
+    from adapters.rabbitmq.aio import AioConnection, open_aio_connection
+
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        while swallowed < 3:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                swallowed += 1
+
+    address = Address("127.0.0.1", rabbit.server.port, rabbit.name, "guest", "guest", None)
+    with trio.fail_after(5):
+        async with open_aio_connection(address, Dialer(), "stubborn", heartbeat=5, deadline=math.inf) as connection:
+            assert isinstance(connection, AioConnection)
+            nurseless = connection._loop.create_task(stubborn(), context=connection._context)
+            await trio.sleep(0.05)
+            began = trio.current_time()
+    assert trio.current_time() - began < 1
+    assert nurseless.done()
+    assert swallowed == 3
 
 
 @pytest.mark.promise("P8")

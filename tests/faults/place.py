@@ -24,6 +24,8 @@ class Place:
     broker_type: type[Broker[Any]]
     #: With {host} and {port}.
     url_format: str
+    #: So many acks, at most, a server that is killed has taken and not yet on its disk: what they settled comes again.
+    acks_in_memory: int = 0
     #: Arguments of every broker.
     options: Mapping[str, object] = field(default_factory=dict)
 

@@ -16,4 +16,5 @@ def place(vhost: Vhost, connection: Connection = "native") -> Place:
     name = vhost.name.removeprefix("/")
     kind = "rabbitmq" if connection == "native" else f"rabbitmq, {connection}"
     url = f"amqp://guest:guest@{{host}}:{{port}}/{name}"
-    return Place(kind, vhost.server, RabbitBroker, url, {"connection": connection})
+    # It writes acks together with the next messages that it confirms, a fraction of a second later.
+    return Place(kind, vhost.server, RabbitBroker, url, acks_in_memory=1_000, options={"connection": connection})
