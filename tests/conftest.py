@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
+import re
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
+from .bench import servers
+from .bench.kafka import install
+from .bench.kafka.admin import KafkaAdmin
+from .bench.kafka.cluster import KafkaCluster, kafka_cluster
+from .bench.kafka.node import KafkaServer, kafka_server
 from .bench.leaks import Holdings
 from .bench.servers import RedisServer, redis_server
 from .bench.table import FaultTable
@@ -51,12 +58,50 @@ async def two_redis_processes(tmp_path: Path) -> AsyncIterator[tuple[RedisServer
         yield first, second
 
 
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaAdmin]:
+    """The Kafka that all tests share which do it no harm: that of $KAFKA_BOOTSTRAP, or one node of our own."""
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
+        yield KafkaAdmin(bootstrap)
+        return
+    with kafka_server(tmp_path_factory.mktemp("kafka")) as server:
+        trio.run(server.start)
+        yield server.admin
+
+
+@pytest.fixture
+async def topic(kafka: KafkaAdmin, request: pytest.FixtureRequest) -> str:
+    """A topic of this test's own on the shared Kafka, with four partitions."""
+    name = re.sub(r"[^\w.-]", "-", request.node.name)[:100]
+    return await kafka.create_topic(f"{name}-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+async def kafka_process(tmp_path: Path) -> AsyncIterator[KafkaServer]:
+    """A Kafka of one node of this test's own, running, to be stopped, killed and frozen at will."""
+    with kafka_server(tmp_path / "kafka") as server:
+        await server.start()
+        yield server
+
+
+@pytest.fixture
+async def kafka_nodes(tmp_path: Path) -> AsyncIterator[KafkaCluster]:
+    """Three nodes of one cluster, running."""
+    with kafka_cluster(tmp_path / "kafka") as cluster:
+        await cluster.start()
+        yield cluster
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A broker that cannot be had fails the tests in CI, and is a loud skip elsewhere."""
-    if shutil.which("redis-server") is None and not os.environ.get("CI"):
-        for item in items:
-            if item.get_closest_marker("broker") is not None:
-                item.add_marker(pytest.mark.skip(reason="NO REDIS: redis-server is not on PATH; see ./scripts/test"))
+    """A broker that cannot be had fails its tests in CI, and is a loud skip elsewhere."""
+    for broker, missing in (("redis", servers.missing()), ("kafka", install.missing())):
+        if missing is not None and not os.environ.get("CI"):
+            skip = pytest.mark.skip(reason=f"NO {broker.upper()}: {missing}; see ./scripts/test")
+            for item in items:
+                # A test that needs a broker has its name, or a fixture of its name.
+                names = [item.nodeid, *getattr(item, "fixturenames", ())]
+                if item.get_closest_marker("broker") and any(broker in name for name in names):
+                    item.add_marker(skip)
 
 
 @pytest.fixture
