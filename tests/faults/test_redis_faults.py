@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
-import trio
 
 from adapters.redis import RedisBroker, Stream
-from runtime import Backoff, LinkState, OutcomeUnknown, Runtime
+from runtime import Backoff, OutcomeUnknown, Runtime
 
+from ..bench import trials
 from ..bench.dns import failing_dns, slow_dns
 from ..bench.proxy import open_proxy
 from ..bench.recorder import Recorder
@@ -18,7 +19,7 @@ from ..bench.servers import RedisServer, redis_server
 from ..bench.table import FaultTable
 from ..bench.traffic import traffic
 from ..bench.waiting import until
-from ..bench.worker import worker
+from ..bench.worker import printing, worker
 
 pytestmark = pytest.mark.broker
 
@@ -28,17 +29,7 @@ async def test_1_a_server_restarted_twice_under_load_loses_nothing(
     redis_process: RedisServer, fault_table: FaultTable
 ) -> None:
     with Recorder(1, "restarted at ⅓ and ½ of 10,000", broker="redis") as recorder:
-        broker = RedisBroker(redis_process.url)
-        async with traffic(broker, "orders", recorder, total=10_000, publishers=100) as load:
-            for share in (1 / 3, 1 / 2):
-                await load.reaches(share)
-                unsettled = load.unsettled
-                redis_process.kill()
-                await until(lambda: load.app.status().broker("redis").state is not LinkState.CONNECTED)
-                await redis_process.start()
-                recorder.mark_fault(unsettled=unsettled)
-            await load.ends()
-            recorder.fault("sessions after the first", proof=load.app.status().broker("redis").sessions >= 3)
+        await trials.restarted_twice(RedisBroker(redis_process.url), "orders", redis_process, recorder)
         bound = recorder.unsettled + len(recorder.unknown)
         fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
 
@@ -49,16 +40,9 @@ async def test_2_a_server_down_for_a_minute_is_not_ready_within_seconds_and_lose
     redis_process: RedisServer, fault_table: FaultTable
 ) -> None:
     with Recorder(2, "killed, down 60 s", broker="redis") as recorder:
-        async with traffic(RedisBroker(redis_process.url), "orders", recorder, total=2_000) as load:
-            await load.reaches(1 / 2)
-            redis_process.kill()
-            await until(lambda: not load.app.status().ready, within=5)
-            recorder.fault("the server is gone", proof=not redis_process.is_running())
-            await trio.sleep(60)
-            await redis_process.start()
-            recorder.mark_fault()
-            await load.ends()
-        fault_table.add(recorder.check(duplicates_at_most=100 + len(recorder.unknown), recovery_within=10))
+        await trials.down_for_a_minute(RedisBroker(redis_process.url), "orders", redis_process, recorder)
+        bound = recorder.unsettled + len(recorder.unknown)
+        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
 
 
 @pytest.mark.promise("P4")
@@ -66,12 +50,7 @@ async def test_3_a_server_that_is_absent_at_the_start_is_connected_to_within_5_s
     tmp_path: Path, fault_table: FaultTable
 ) -> None:
     with Recorder(3, "absent at start", broker="redis") as recorder, redis_server(tmp_path) as server:
-        async with traffic(RedisBroker(server.url), "orders", recorder, total=100, publishers=10) as load:
-            await until(lambda: load.app.status().broker("redis").attempts >= 3)
-            recorder.fault("attempts before it came", proof=load.app.status().broker("redis").attempts)
-            await server.start()
-            recorder.mark_fault()
-            await load.ends()
+        await trials.absent_at_start(RedisBroker(server.url), "orders", server, recorder)
         fault_table.add(recorder.check(recovery_within=5))
 
 
@@ -80,39 +59,20 @@ async def test_4_a_reset_in_the_middle_of_a_frame(redis_process: RedisServer, fa
     with Recorder(4, "TCP reset in mid-frame", broker="redis") as recorder:
         async with open_proxy(redis_process.port) as proxy:
             broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}")
-            async with traffic(broker, "orders", recorder, total=3_000) as load:
-                for share in (0.2, 0.4, 0.6):
-                    await load.reaches(share)
-                    resets = proxy.resets
-                    proxy.cut_after(37, "down")
-                    await until(lambda: proxy.resets > resets)  # noqa: B023
-                    recorder.mark_fault(unsettled=load.unsettled)
-                await load.ends()
-                recorder.fault("connections reset", proof=proxy.resets >= 3)
-        bound = 3 * recorder.unsettled + len(recorder.unknown)
+            await trials.reset_in_mid_frame(broker, "orders", proxy, recorder)
+        bound = recorder.unsettled + len(recorder.unknown)
         fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=5))
 
 
 @pytest.mark.promise("P2", "P5")
 @pytest.mark.parametrize(("number", "direction"), [(5, "upstream"), (6, "downstream")])
 async def test_5_6_a_black_hole_is_found_within_two_probes(
-    redis_process: RedisServer, fault_table: FaultTable, number: int, direction: str
+    redis_process: RedisServer, fault_table: FaultTable, number: int, direction: Literal["upstream", "downstream"]
 ) -> None:
     with Recorder(number, f"black hole {direction}", broker="redis") as recorder:
         async with open_proxy(redis_process.port) as proxy:
-            probe = 1.0
-            broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}", probe_interval=probe, connect_limit=1)
-            async with traffic(broker, "orders", recorder, total=3_000) as load:
-                await load.reaches(1 / 3)
-                unsettled = load.unsettled
-                proxy.swallow(up=direction == "upstream", down=direction == "downstream")
-                await until(lambda: not load.app.status().broker("redis").ready, within=2 * probe)
-                down = (LinkState.DOWN, LinkState.CONNECTING)
-                await until(lambda: load.app.status().broker("redis").state in down, within=2 * probe)
-                recorder.fault("bytes swallowed", proof=proxy.swallowed)
-                proxy.forward()
-                recorder.mark_fault(unsettled=unsettled)
-                await load.ends()
+            broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}", probe_interval=1, connect_limit=1)
+            await trials.black_hole(broker, "orders", proxy, recorder, direction)
         # Acks that were swallowed are sent again, so none of them is a duplicate; publishes of unknown outcome are.
         bound = recorder.unsettled + len(recorder.unknown)
         fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
@@ -124,15 +84,7 @@ async def test_7_half_a_second_of_latency_is_no_reason_to_hang_up(
     with Recorder(7, "500 ms latency with jitter", broker="redis") as recorder:
         async with open_proxy(redis_process.port) as proxy:
             broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}", probe_interval=2)
-            async with traffic(broker, "orders", recorder, total=300, publishers=50) as load:
-                await load.reaches(0.1)
-                recorder.mark_fault()
-                proxy.delay(0.25, jitter=0.1)  # each way
-                await load.ends()
-                recorder.fault("one session all the time", proof=load.app.status().broker("redis").sessions == 1)
-                began = trio.current_time()
-                await broker.publish(0, "other")
-                recorder.fault("a round trip is slow", proof=trio.current_time() - began > 0.3)
+            await trials.latency(broker, "orders", proxy, recorder)
         fault_table.add(recorder.check())
 
 
@@ -221,55 +173,13 @@ async def beside_an_unreachable_broker(redis_process: RedisServer, unreachable: 
             proxy.ignore()
         victim = RedisBroker(f"redis://{host}:{proxy.port}", name="victim")
         healthy = RedisBroker(redis_process.url.replace("127.0.0.1", "localhost"), name="healthy")
-        handled: list[int] = []
-
-        @victim.subscriber("orders")
-        async def never(number: int) -> None: ...
-
-        @healthy.subscriber(Stream("orders"))
-        async def handle(number: int) -> None:
-            handled.append(number)
-            recorder.handled(number)
-
-        app = Runtime(victim, healthy)
-        async with trio.open_nursery() as nursery:
-            with trio.fail_after(1):
-                await nursery.start(app.serve)
-            nursery.start_soon(victim.publish, 0, "orders")
-            slowest = 0.0
-            for number in range(300):
-                began = trio.current_time()
-                await healthy.publish(number, "orders")
-                slowest = max(slowest, trio.current_time() - began)
-                recorder.confirmed(number)
-            await until(lambda: sorted(handled) == list(range(300)))
-            assert slowest < 0.5
-            assert app.status().broker("healthy").ready
-            recorder.fault("the other is not ready", proof=not app.status().broker("victim").ready)
-            began = trio.current_time()
-            nursery.cancel_scope.cancel()
-        assert trio.current_time() - began < 1
-
-
-#: Prints what it handles; what it does meanwhile is the test's to choose.
-WORKER = """
-import trio
-from runtime import Runtime
-from adapters.redis import RedisBroker, Stream
-{setup}
-broker = RedisBroker("{url}", probe_interval=1)
-app = Runtime(broker, grace={grace})
-
-@broker.subscriber(Stream("orders", lease=1), concurrency=200)
-async def handle(number: int) -> None:
-    print("handling", number, flush=True)
-    await trio.sleep({duration})
-    print("handled", number, flush=True)
-"""
+        await trials.beside_an_unreachable_broker(healthy, victim, "orders", recorder)
 
 
 def worker_module(url: str, *, setup: str = "", grace: float = 10, duration: float = 0) -> str:
-    return WORKER.format(url=url, setup=setup, grace=grace, duration=duration)
+    setup = f"from adapters.redis import RedisBroker, Stream\n{setup}"
+    broker, source = f'RedisBroker("{url}", probe_interval=1)', 'Stream("orders", lease=1)'
+    return printing(broker, source, setup=setup, grace=grace, duration=duration)
 
 
 @pytest.mark.promise("P6")
@@ -314,19 +224,8 @@ async def test_22_sigterm_with_200_in_flight_doubles_nothing(
             await running.says("connected")
             with redis_process.client() as client:
                 redis_process.add_numbers("orders", 200)  # at once: none may be done before the last has begun
-                for number in range(200):
-                    recorder.confirmed(number)
-                await running.says("handling", times=200)
-                recorder.fault("in flight", proof=client.xpending("orders", "default")["pending"] == 200)
-                recorder.mark_fault(unsettled=200)
-                running.signal()
-                status, _ = await running.ends(within=10)
-                recorder.mark_recovered()
-                assert status == 0, running.output
+                await trials.sigterm_in_flight(running, recorder, 200)
                 assert client.xpending("orders", "default")["pending"] == 0
-        for line in running.output.splitlines():
-            if line.startswith("handled "):
-                recorder.handled(int(line.removeprefix("handled ")))
         fault_table.add(recorder.check())
 
 

@@ -10,6 +10,7 @@ import trio
 from adapters.redis import RedisBroker, Stream
 from runtime import Backoff, BrokerUnavailable, LinkState, OutcomeUnknown, Runtime
 
+from ..bench import trials
 from ..bench.servers import RedisServer
 from ..bench.waiting import until
 from ..bench.worker import worker
@@ -155,29 +156,4 @@ async def test_what_happens_to_one_broker_changes_nothing_for_another(
 ) -> None:
     first, second = two_redis_processes
     victim, other = RedisBroker(first.url, name="victim"), RedisBroker(second.url, name="other")
-    handled: list[int] = []
-
-    @other.subscriber("orders")
-    async def handle(number: int) -> None:
-        handled.append(number)
-
-    @victim.subscriber("orders")
-    async def suffer(number: int) -> None: ...
-
-    victims = Runtime(victim)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(Runtime(other).serve)
-        await nursery.start(victims.serve)
-        await victim.publish(1, "orders")
-        slowest = 0.0
-        for number in range(200):
-            if number == 50:
-                {"kill": first.kill, "freeze": first.freeze, "close": victims.stop}[fate]()
-                if fate != "close":
-                    nursery.start_soon(victim.publish, 2, "orders")
-            began = trio.current_time()
-            await other.publish(number, "orders")
-            slowest = max(slowest, trio.current_time() - began)
-        await until(lambda: sorted(handled) == list(range(200)), within=2)
-        assert slowest < 0.5, "no publish of the other broker waited for the victim"
-        nursery.cancel_scope.cancel()
+    await trials.beside_a_broker_that_ends(other, victim, "orders", first, fate)
