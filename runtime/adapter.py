@@ -115,8 +115,9 @@ class Session(Protocol):
         """
         ...
 
-    async def probe(self) -> None:
-        """Return when the broker has answered; raise `SessionLost` when the session is known to be over.
+    async def probe(self) -> str | None:
+        """Return when the broker has answered: None if all is well, else one line about what is not and may mend by
+        itself (a client library that reconnects says so here). Raise `SessionLost` when the session is known to be over.
 
         May take for ever: the watchdog has its own deadlines. No blocking read of a source may hold it up.
         """
