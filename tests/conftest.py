@@ -77,11 +77,17 @@ async def topic(kafka: KafkaAdmin, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def kafka_process(tmp_path: Path) -> AsyncIterator[KafkaServer]:
-    """A Kafka of one node of this test's own, running, to be stopped, killed and frozen at will."""
+def kafka_to_come(tmp_path: Path) -> Iterator[KafkaServer]:
+    """One that is not started yet."""
     with kafka_server(tmp_path / "kafka") as server:
-        await server.start()
         yield server
+
+
+@pytest.fixture
+async def kafka_process(kafka_to_come: KafkaServer) -> KafkaServer:
+    """A Kafka of one node of this test's own, running, to be stopped, killed and frozen at will."""
+    await kafka_to_come.start()
+    return kafka_to_come
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Each takes a recorder that is open, does its fault to a load of messages, proves
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import trio
@@ -56,7 +57,6 @@ async def down_for_a_minute(broker: Broker[Any], source: Any, server: ServerProc
 async def absent_at_start(broker: Broker[Any], source: Any, server: ServerProcess, recorder: Recorder) -> None:
     """3: started when there have been attempts to connect to it."""
     async with traffic(broker, source, recorder, total=100, publishers=10) as load:
-        await until(lambda: _of(load).error)
         await until(lambda: _of(load).attempts >= 3)
         recorder.fault("attempts before it came", proof=_of(load).attempts)
         await server.start()
@@ -80,16 +80,21 @@ async def reset_in_mid_frame(broker: Broker[Any], source: Any, proxy: Proxy, rec
 
 
 async def black_hole(
-    broker: Broker[Any], source: Any, proxy: Proxy, recorder: Recorder, direction: Literal["upstream", "downstream"]
+    broker: Broker[Any],
+    source: Any,
+    proxy: Proxy,
+    recorder: Recorder,
+    direction: Literal["upstream", "downstream"],
+    *,
+    found: Collection[LinkState] = (LinkState.DOWN, LinkState.CONNECTING),
 ) -> None:
-    """5, 6: not ready within two of its probes, and found again when the hole is closed."""
+    """5, 6: not ready within two of its probes, `found` in two more, and well again when the hole is closed."""
     async with traffic(broker, source, recorder, total=3_000) as load:
         await load.reaches(1 / 3)
         unsettled = load.unsettled
         proxy.swallow(up=direction == "upstream", down=direction == "downstream")
         await until(lambda: not _of(load).ready, within=2 * broker.probe_interval)
-        down = (LinkState.DOWN, LinkState.CONNECTING)
-        await until(lambda: _of(load).state in down, within=2 * broker.probe_interval)
+        await until(lambda: _of(load).state in found, within=2 * broker.probe_interval)
         recorder.fault("bytes swallowed", proof=proxy.swallowed)
         proxy.forward()
         recorder.mark_fault(unsettled=unsettled)
@@ -107,6 +112,19 @@ async def latency(broker: Broker[Any], source: Any, proxy: Proxy, recorder: Reco
         began = trio.current_time()
         await broker.publish(0, "other")
         recorder.fault("a round trip is slow", proof=trio.current_time() - began > 0.3)
+
+
+async def flaps(broker: Broker[Any], source: Any, proxy: Proxy, recorder: Recorder, count: int) -> None:
+    """8: every connection is reset, `count` times, each time as soon as there is a new one."""
+    async with traffic(broker, source, recorder, total=2_000, publishers=10) as load:
+        seen = 0
+        for _ in range(count):
+            await until(lambda: proxy.connections > seen)  # noqa: B023
+            seen = proxy.connections
+            proxy.reset()
+        recorder.mark_fault()
+        await load.ends()
+        recorder.fault("connections reset", proof=proxy.resets >= count)
 
 
 async def sigterm_in_flight(running: Worker, recorder: Recorder, count: int) -> None:

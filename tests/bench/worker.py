@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from .command import Worker, command
 
 
 @asynccontextmanager
-async def worker(folder: Path, module: str, *arguments: str) -> AsyncIterator[Worker]:
+async def worker(
+    folder: Path, module: str, *arguments: str, environment: Mapping[str, str] = os.environ
+) -> AsyncIterator[Worker]:
     """Write `module` to `folder`/handlers.py and start `runtime run handlers *arguments`; killed when the block ends."""
     (folder / "handlers.py").write_text(module)
-    async with command(sys.executable, "-m", "runtime", "run", "handlers", *arguments, folder=folder) as running:
+    words = (sys.executable, "-m", "runtime", "run", "handlers", *arguments)
+    async with command(*words, folder=folder, environment=environment) as running:
         yield running
 
 

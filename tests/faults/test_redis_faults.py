@@ -17,7 +17,6 @@ from ..bench.proxy import open_proxy
 from ..bench.recorder import Recorder
 from ..bench.servers import RedisServer, redis_server
 from ..bench.table import FaultTable
-from ..bench.traffic import traffic
 from ..bench.waiting import until
 from ..bench.worker import printing, worker
 
@@ -97,13 +96,7 @@ async def test_8_connection_flaps_leave_nothing_behind(
         async with open_proxy(redis_process.port) as proxy:
             quick = Backoff(first=0.01, cap=0.02)
             broker = RedisBroker(f"redis://127.0.0.1:{proxy.port}", backoff=quick)
-            async with traffic(broker, "orders", recorder, total=2_000, publishers=10) as load:
-                for flap in range(flaps):
-                    await until(lambda: load.app.status().broker("redis").sessions > flap)  # noqa: B023
-                    proxy.reset()
-                recorder.mark_fault()
-                await load.ends()
-                recorder.fault("connections reset", proof=proxy.resets >= flaps)
+            await trials.flaps(broker, "orders", proxy, recorder, flaps)
         fault_table.add(recorder.check(duplicates_at_most=2_000))
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import trio
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+
+from ..waiting import until_told
 
 #: Seconds that any question may take.
 PATIENCE = 10.0
@@ -31,9 +33,11 @@ class KafkaAdmin:
         """Create it, with as many copies as the cluster chooses, and wait until every partition has a leader."""
         new = NewTopic(name, partitions, config=dict(config or {}))
         await self.ask(lambda admin: admin.create_topics([new])[name].result(PATIENCE))
-        with trio.fail_after(PATIENCE):
-            while list(await self.leaders(name)) != list(range(partitions)):  # noqa: ASYNC110 - nobody tells when
-                await trio.sleep(0.02)
+
+        async def is_led() -> bool:
+            return len(await self.leaders(name)) == partitions
+
+        await until_told(is_led)
         return name
 
     async def delete_topic(self, name: str) -> None:
@@ -71,10 +75,16 @@ class KafkaAdmin:
         return sum(end - committed.get(partition, 0) for partition, end in (await self.ends(topic)).items())
 
     async def members(self, group: str) -> dict[str, list[tuple[str, int]]]:
-        """By member, the partitions that it was given."""
+        """By member, the partitions that it was given. Of a group that never was, none."""
+        try:
+            described = await self._describe(group)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                raise
+            return {}
         return {
             member.member_id: [(p.topic, p.partition) for p in member.assignment.topic_partitions]
-            for member in (await self._describe(group)).members
+            for member in described.members
         }
 
     async def coordinator(self, group: str) -> int:

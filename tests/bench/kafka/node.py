@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from ..process import ServerProcess
+from ..proxy import Proxy, open_proxy
 from ..servers import free_port
 from .admin import KafkaAdmin
 from .install import archive, format_storage, java, missing
@@ -117,3 +118,11 @@ def kafka_server(
         yield server
     finally:
         server.kill()
+
+
+@asynccontextmanager
+async def before(server: KafkaServer) -> AsyncIterator[Proxy]:
+    """A proxy that all clients of `server` go through, which is not started yet."""
+    async with open_proxy(server.port) as proxy:
+        server.advertise(proxy.port)
+        yield proxy
