@@ -31,6 +31,9 @@ class Features:
     #: What a delivery's lease is bound to: the `session` (a lost session loses it: the broker delivers it again) or
     #: the `broker` (it outlives the session, and can be settled on the next one).
     lease: Literal["session", "broker"]
+    #: What becomes of a handler whose delivery's lease is gone: it is `finished` (most brokers deliver again only later),
+    #: or `cancelled`, because another process may be at work on the same partition by now.
+    lost: Literal["finished", "cancelled"] = "finished"
 
 
 class Source(Protocol):
@@ -59,7 +62,8 @@ Held = Mapping[Hashable, Delivery]
 
 
 class Receiver(Protocol):
-    """An open source."""
+    """An open source. Where the broker deals a source out in parts it also has `assignment`, a string for the status:
+    which of them are this receiver's now."""
 
     @property
     def lag(self) -> int | None:

@@ -43,6 +43,7 @@ class BrokerRun:
             concurrency=concurrency,
             prefetch=prefetch,
             ordered=ordered,
+            cancel_lost=self.broker.features.lost == "cancelled",
         )
         name = f"{self.name} {source}"
         self.subscriptions.append(Subscription(name, source, dispatch, self._intake, self.broker.backoff))
@@ -110,4 +111,5 @@ def _subscription_status(subscription: Subscription) -> SubscriptionStatus:
         released=counters.released,
         rejected=counters.rejected,
         lost=counters.lost,
+        assignment=subscription.assignment,
     )

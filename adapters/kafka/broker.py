@@ -36,7 +36,7 @@ class KafkaBroker(Broker[Topic]):
       options: see `Broker`.
     """
 
-    features: ClassVar[Features] = Features(ordering="process", lease="session")
+    features: ClassVar[Features] = Features(ordering="process", lease="session", lost="cancelled")
     schemes: ClassVar[tuple[str, ...]] = ("kafka",)
 
     def __init__(

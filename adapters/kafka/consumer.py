@@ -42,6 +42,11 @@ ASSIGN_LIMIT: Final = 5.0
 #: Seconds for the last commit when the consumer is closed.
 CLOSE_COMMIT_LIMIT: Final = 0.2
 
+#: The group has moved on since the commit was sent.
+_OVERTAKEN: Final = frozenset(
+    {KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.UNKNOWN_MEMBER_ID}
+)
+
 Batch = list[tuple[Inlet, list[confluent_kafka.Message]]]
 
 
@@ -83,6 +88,8 @@ class GroupConsumer:
         #: What to commit: for each partition the offset to go on with.
         self._marks: dict[Place, int] = {}
         self._commits_out = 0
+        #: How often in a row.
+        self._commits_refused = 0
         self._next_commit = 0.0
 
     def start(self) -> None:
@@ -253,15 +260,19 @@ class GroupConsumer:
         if error is not None or failed:
             self._commit_failed(error or failed[0].error, failed or offsets)
         else:
+            self._commits_refused = 0
             self.thread.report(self._listener.on_commit, None)
 
     def _commit_failed(self, error: Any, offsets: list[TopicPartition]) -> None:
-        self._next_commit = time.monotonic() + COMMIT_AGAIN
+        self._commits_refused += 1
+        # A rebalance overtakes a commit now and then: the partitions that stay are committed right after.
+        is_usual = error.code() in _OVERTAKEN and self._commits_refused < 3
+        self._next_commit = time.monotonic() + (COMMIT_EVERY if is_usual else COMMIT_AGAIN)
         again = [offset for offset in offsets if Place(offset.topic, offset.partition) in self._assigned]
         for offset in again:
             self._marks.setdefault(Place(offset.topic, offset.partition), offset.offset)
         # Of a partition that is gone meanwhile somebody else takes care.
-        if again:
+        if again and not is_usual:
             self.thread.report(self._listener.on_commit, f"offsets cannot be committed: {text(error)}")
 
     # ---- rebalances

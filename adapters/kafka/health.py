@@ -27,7 +27,10 @@ class _Server(msgspec.Struct):
 
 class _Partition(msgspec.Struct):
     hi_offset: int = -1
+    #: Of the next record that the application will be given.
     app_offset: int = -1
+    committed_offset: int = -1
+    lo_offset: int = -1
 
 
 class _Topic(msgspec.Struct):
@@ -86,8 +89,14 @@ class Health:
         elif self._last_error is not None and self.complaint is None:
             self.complaint = f"no server of the cluster can be reached: {text(self._last_error)}"
         self.lags = {
-            Place(topic, int(number)): max(partition.hi_offset - max(partition.app_offset, 0), 0)
+            Place(topic, int(number)): max(partition.hi_offset - begin, 0)
             for topic, known in parsed.topics.items()
             for number, partition in known.partitions.items()
-            if partition.hi_offset >= 0
+            if partition.hi_offset >= 0 and (begin := _begin(partition)) >= 0
         }
+
+
+def _begin(partition: _Partition) -> int:
+    """Where reading goes on: what is not known yet is negative."""
+    offsets = (partition.app_offset, partition.committed_offset, partition.lo_offset)
+    return next((offset for offset in offsets if offset >= 0), -1)

@@ -164,6 +164,8 @@ class Settings:
             **self._common(identity),
             # A key's partition is then the one that the Java client would choose.
             "partitioner": "murmur2_random",
+            # The outbox gathers while a batch is out, so waiting for more (5 ms by default) would only be added to each.
+            "linger.ms": 0,
             **self.properties,
             "enable.idempotence": True,
             # The session keeps the limit, by a purge that tells what was sent from what was not. This is the backstop.
@@ -176,6 +178,8 @@ class Settings:
             # Some thousand records ahead are enough for full speed, and bound what a pause throws away.
             "queued.min.messages": 10_000,
             "queued.max.messages.kbytes": 16_384,
+            # Milliseconds without a fetch after these bounds were met. The default of 1000 would empty the queue.
+            "fetch.queue.backoff.ms": 20,
             "allow.auto.create.topics": True,
             **({} if self._new_protocol else {"partition.assignment.strategy": "cooperative-sticky"}),
             **self.properties,

@@ -104,7 +104,7 @@ class Producer:
         patience = 0.25
         while True:
             try:
-                client.list_topics("", timeout=patience)
+                client.cluster_id(timeout=patience)
             except KafkaException as error:
                 client.poll(0)  # the events say more than the call
                 known = health.fatal or health.refused or health.last_error or error.args[0]
