@@ -79,7 +79,7 @@ class KafkaAdmin:
         try:
             described = await self._describe(group)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+            if error.args[0].code() not in (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.COORDINATOR_LOAD_IN_PROGRESS):
                 raise
             return {}
         return {
