@@ -107,10 +107,15 @@ class Producer:
                 client.cluster_id(timeout=patience)
             except KafkaException as error:
                 client.poll(0)  # the events say more than the call
-                known = health.fatal or health.refused or health.last_error or error.args[0]
+                known = health.fatal or health.refused or health.last_error
                 rest = deadline - time.monotonic()
-                if health.refused or health.fatal or rest <= 0 or self.thread.stopping:
+                # All tried in vain is reported now, and not when the limit is over: the supervisor tries again.
+                is_over = health.refused or health.fatal or health.complaint or rest <= 0 or self.thread.stopping
+                if is_over and known is not None:
                     raise refusal(known, "the cluster") from None
+                if is_over:
+                    servers = self._config["bootstrap.servers"]
+                    raise SessionLost(f"no answer from {servers} within {limit:g} s", sent=False) from error
                 patience = min(patience * 2, max(rest, 0.05))
             else:
                 return
@@ -195,15 +200,22 @@ class Producer:
 
     def _purge_late(self, client: confluent_kafka.Producer) -> None:
         if self._batches and min(batch.deadline for batch in self._batches) < time.monotonic():
-            client.purge(in_queue=True, in_flight=True, blocking=False)
+            _purge(client)
 
     def _close(self, client: confluent_kafka.Producer) -> None:
         # Unsent messages would make `close` flush, without limit.
         if self._batches:
             client.flush(_FLUSH_LIMIT)
-        client.purge(in_queue=True, in_flight=True, blocking=False)
+        _purge(client)
         client.flush(_FLUSH_LIMIT)
         client.close()
+
+
+def _purge(client: confluent_kafka.Producer) -> None:
+    """Give up what waits and what was sent; the reports say which was which. Waits for nothing."""
+    # The flag is upside down in confluent-kafka (2.16): told not to block, it waits for the threads of the library with
+    # the interpreter's lock held, and one of them may be in a look-up of a name that takes a minute.
+    client.purge(in_queue=True, in_flight=True, blocking=True)
 
 
 class _Batch:
