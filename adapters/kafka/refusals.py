@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from confluent_kafka import KafkaError
@@ -9,6 +10,7 @@ from confluent_kafka import KafkaError
 from runtime.adapter import Outgoing
 from runtime.errors import BrokerUnavailable, OutcomeUnknown, Refused, Rejected, SessionLost, Unroutable
 
+_HOW_LONG: Final = re.compile(r" \(after \d+ms in state \w+(?:, \d+ identical error\(s\) suppressed)?\)")
 #: Trying again cannot help until a person has done something.
 AUTHENTICATION: Final = frozenset(
     {
@@ -52,8 +54,8 @@ _UNSENT: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError.NOT_ENOUGH_REPLI
 
 
 def text(error: KafkaError) -> str:
-    """The error in the library's words, without the wrapping."""
-    return error.str().strip() or str(error.name())
+    """The error in the library's words, without what makes each of a series of them another: how long it took."""
+    return _HOW_LONG.sub("", error.str()).strip() or str(error.name())
 
 
 def refusal(error: KafkaError, what: str) -> Exception:

@@ -13,6 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ScramCredentialInfo,
     ScramMechanism,
+    UserScramCredentialAlteration,
     UserScramCredentialDeletion,
     UserScramCredentialUpsertion,
 )
@@ -88,7 +89,7 @@ async def test_5_6_a_black_hole_is_found_within_two_probes(
         # A member that hangs up costs its whole group a rebalance: silence alone is no reason to.
         found = (LinkState.DEGRADED, LinkState.DOWN, LinkState.CONNECTING)
         async with started_behind_a_proxy(kafka_to_come) as proxy:
-            broker = broker_at(kafka_to_come, probe_interval=1)
+            broker = broker_at(kafka_to_come, probe_interval=2)
             await trials.black_hole(broker, "orders", proxy, recorder, direction, found=found)
         bound = recorder.unsettled + len(recorder.unknown)
         fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
@@ -135,7 +136,7 @@ async def test_9_credentials_revoked_while_running_are_tried_at_most_once_a_seco
             await revoke_credentials(server, proxy, recorder)
         fault_table.add(recorder.check(recovery_within=5))
     lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "uthentication" in r.getMessage()]
-    assert len(lines) == 1, lines
+    assert len(lines) == 2, lines  # the session's end, and the first attempt to have another
 
 
 async def revoke_credentials(server: KafkaServer, proxy: Proxy, recorder: Recorder) -> None:
@@ -143,7 +144,7 @@ async def revoke_credentials(server: KafkaServer, proxy: Proxy, recorder: Record
     create = UserScramCredentialUpsertion("app", ScramCredentialInfo(sha256, 4096), b"secret")
     delete = UserScramCredentialDeletion("app", sha256)
 
-    async def alter(change: object) -> None:
+    async def alter(change: UserScramCredentialAlteration) -> None:
         def call(admin: AdminClient) -> None:
             for future in admin.alter_user_scram_credentials([change]).values():
                 future.result(10)
@@ -151,7 +152,9 @@ async def revoke_credentials(server: KafkaServer, proxy: Proxy, recorder: Record
         await server.admin.ask(call)
 
     await alter(create)
-    broker = KafkaBroker(f"kafka://{server.bootstrap}", auth=Scram("app", "secret", "SHA-256"))
+    # Whoever is refused cannot say good-bye to its group, which waits for it as long as a session lasts: 45 s by default.
+    brief = {"session.timeout.ms": 2000, "heartbeat.interval.ms": 500}
+    broker = KafkaBroker(f"kafka://{server.bootstrap}", auth=Scram("app", "secret", "SHA-256"), properties=brief)
     arrived = trio.Event()
 
     @broker.subscriber("orders")
@@ -217,7 +220,8 @@ async def test_33_a_cluster_that_cannot_be_reached_holds_up_neither_the_start_no
     await kafka_process.admin.create_topic("orders")
     with Recorder(33, f"another broker {how}", broker="kafka") as recorder:
         async with open_proxy(kafka_process.port) as proxy:
-            {"absent": proxy.refuse, "black-holed": proxy.ignore, "unresolvable": bool}[how]()
+            if how != "unresolvable":
+                {"absent": proxy.refuse, "black-holed": proxy.ignore}[how]()
             host = "broker.invalid" if how == "unresolvable" else "127.0.0.1"
             victim = KafkaBroker(f"kafka://{host}:{proxy.port}", name="victim")
             healthy = KafkaBroker(f"kafka://{kafka_process.bootstrap}", name="healthy")
