@@ -87,6 +87,8 @@ class GroupConsumer:
         self._draining: set[Place] = set()
         #: What to commit: for each partition the offset to go on with.
         self._marks: dict[Place, int] = {}
+        #: What was committed and not answered. A rebalance may refuse it, after its partitions are gone.
+        self._sent: dict[Place, int] = {}
         self._commits_out = 0
         #: How often in a row.
         self._commits_refused = 0
@@ -245,6 +247,7 @@ class GroupConsumer:
 
     def _commit(self, client: confluent_kafka.Consumer) -> None:
         offsets = [TopicPartition(*place, position) for place, position in self._marks.items()]
+        self._sent.update(self._marks)
         self._marks.clear()
         self._next_commit = time.monotonic() + COMMIT_EVERY
         try:
@@ -256,6 +259,10 @@ class GroupConsumer:
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         self._commits_out = max(self._commits_out - 1, 0)
+        for offset in offsets:
+            place = Place(offset.topic, offset.partition)
+            if self._sent.get(place) == offset.offset:
+                del self._sent[place]
         failed = [offset for offset in offsets if offset.error is not None]
         if error is not None or failed:
             self._commit_failed(error or failed[0].error, failed or offsets)
@@ -334,7 +341,7 @@ class GroupConsumer:
         while self._draining and not self.thread.stopping and (rest := deadline - time.monotonic()) > 0:
             self.thread.obey(min(rest, POLL))
         self._draining.clear()
-        marks = {place: position for place, position in self._marks.items() if place in places}
+        marks = {place: position for place, position in {**self._sent, **self._marks}.items() if place in places}
         if marks:
             # Asynchronous: the synchronous one has no time limit. It leaves before anything that follows from the revoke,
             # on the same connection, so the partition's next owner finds it.
@@ -352,6 +359,7 @@ class GroupConsumer:
     def _gone(self, places: set[Place]) -> None:
         for place in places:
             self._marks.pop(place, None)
+            self._sent.pop(place, None)
         self._assigned -= places
         self.thread.report(self._listener.on_gone, list(places))
 

@@ -15,7 +15,7 @@ class ServerProcess(ABC):
     """One process of a broker, whose data outlives a kill. What it says is in `log`."""
 
     def __init__(self, log: Path) -> None:
-        self._log = log
+        self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -31,7 +31,7 @@ class ServerProcess(ABC):
 
     def launch(self) -> None:
         """Start the process and wait for nothing."""
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(self.command(), stdout=log, stderr=log)
 
     async def start(self) -> None:
@@ -42,10 +42,10 @@ class ServerProcess(ABC):
     async def until_it_answers(self, within: float = 30) -> None:
         with trio.move_on_after(within):
             while not await trio.to_thread.run_sync(self.answers):
-                assert self.is_running(), self._log.read_text()
+                assert self.is_running(), self.log.read_text()
                 await trio.sleep(0.02)
             return
-        raise AssertionError(f"no answer in {within} s:\n{self._log.read_text()}")
+        raise AssertionError(f"no answer in {within} s:\n{self.log.read_text()}")
 
     def stop(self) -> None:
         """SIGTERM: an orderly end."""

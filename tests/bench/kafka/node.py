@@ -29,6 +29,11 @@ QUICK = {
     "log.cleaner.dedupe.buffer.size": 2**21,
 }
 
+#: How the JVM is started: with the classes as the last start left them.
+JAVA = (f"-XX:SharedArchiveFile={archive()}", "-Xlog:cds=off")
+#: With this the log tells of every request: see `requests`.
+REQUESTS = "-Dorg.slf4j.simpleLogger.log.kafka.request.logger=debug"
+
 
 class KafkaServer(ServerProcess):
     """One node, that is a cluster of its own unless it is told of others.
@@ -44,7 +49,7 @@ class KafkaServer(ServerProcess):
         *,
         node: int = 1,
         protocol: str = "PLAINTEXT",
-        java: Sequence[str] = (),
+        java: Sequence[str] = JAVA,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder / "kafka.log")
@@ -57,7 +62,7 @@ class KafkaServer(ServerProcess):
         self._folder = folder
         self._properties = properties or {}
         self._protocol = protocol
-        self._java = java or (f"-XX:SharedArchiveFile={archive()}", "-Xlog:cds=off")
+        self._java = java
 
     @property
     def bootstrap(self) -> str:
@@ -109,11 +114,16 @@ class KafkaServer(ServerProcess):
 
 @contextmanager
 def kafka_server(
-    folder: Path, properties: Mapping[str, object] | None = None, *, node: int = 1, protocol: str = "PLAINTEXT"
+    folder: Path,
+    properties: Mapping[str, object] | None = None,
+    *,
+    node: int = 1,
+    protocol: str = "PLAINTEXT",
+    java: Sequence[str] = JAVA,
 ) -> Iterator[KafkaServer]:
     """A node that is not started yet, and is gone when the block ends."""
     assert missing() is None, f"{missing()}: ./scripts/test installs it"
-    server = KafkaServer(folder, properties, node=node, protocol=protocol)
+    server = KafkaServer(folder, properties, node=node, protocol=protocol, java=java)
     try:
         yield server
     finally:
