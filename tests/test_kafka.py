@@ -109,7 +109,7 @@ async def test_one_consumer_serves_all_subscriptions_of_a_group(kafka: KafkaAdmi
     async with app.open():
         for topic in "abc":
             await broker.publish([topic], f"{name}-{topic}")
-        await until(lambda: app.status().ready, within=20)
+        await until(lambda: app.status().ready, within=20, why=app.status)
         assert len(client_threads()) == 2  # a consumer and a producer
         shown = [s.assignment for s in app.status().broker("kafka").subscriptions]
         assert shown[0] == ", ".join(f"{name}-a[{i}]" for i in range(4))
@@ -126,7 +126,7 @@ async def test_two_subscriptions_of_one_topic_and_group_are_two_members_and_shar
     halves = [collect(broker, topic), collect(broker, Topic(topic, f"{topic}-more"))]
     app = Runtime(broker)
     async with app.open():
-        await until(lambda: app.status().ready, within=20)
+        await until(lambda: app.status().ready, within=20, why=app.status)
         assert len(await kafka.members(topic)) == 2
         await kafka.add_numbers(topic, 100)
         await kafka.add_numbers(f"{topic}-more", 100)
@@ -147,9 +147,9 @@ async def test_a_group_begins_where_it_was_told_and_goes_on_where_it_was(kafka: 
     seen = {group: collect(early, Topic(name, group=f"{name}-{group}", start=start)) for group, start in groups.items()}  # type: ignore[arg-type]
     app = Runtime(early)
     async with app.open():
-        await until(lambda: app.status().ready, within=20)
+        await until(lambda: app.status().ready, within=20, why=app.status)
         await early.publish(5, name)
-        await until(lambda: all(5 in s.bodies for s in seen.values()))
+        await until(lambda: [len(s.bodies) for s in seen.values()] == [5, 1, 3])
     assert {group: sorted(s.bodies) for group, s in seen.items()} == {
         "early": [1, 2, 3, 4, 5],
         "late": [5],
@@ -345,7 +345,7 @@ async def test_no_client_is_ever_called_in_the_trio_thread(
     seen = collect(broker, Topic(name, start="latest"))
     app = Runtime(broker)
     async with app.open():
-        await until(lambda: app.status().ready, within=20)
+        await until(lambda: app.status().ready, within=20, why=app.status)
         await broker.publish(1, name)
         await until(lambda: seen.bodies)
         assert app.status().broker("kafka").subscriptions[0].assignment
@@ -451,7 +451,7 @@ async def test_a_handler_of_three_poll_intervals_causes_no_rebalance(kafka: Kafk
     for number in range(3):
         await kafka.add(topic, b"%d" % number, partition=0)
     async with app.open():
-        await until(lambda: app.status().ready, within=20)
+        await until(lambda: app.status().ready, within=20, why=app.status)
         members = await kafka.members(topic)
         await until(lambda: len(done) == 3)
         assert await kafka.members(topic) == members

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
+import trio
 from confluent_kafka import KafkaError
 
 from runtime.delivery import Delivery
@@ -19,6 +21,9 @@ from .threads import ClientThread
 from .topics import Topic
 
 logger = logging.getLogger("adapters.kafka")
+
+#: Seconds after a first assignment in which a member that was given nothing counts as still being served.
+SPARE: Final = 3.0
 
 
 class Group:
@@ -46,7 +51,8 @@ class Group:
         return receiver
 
     async def join(self, receiver: TopicReceiver) -> None:
-        """Return when the group has decided who reads the receiver's topics. Raises `Refused` or `SessionLost`."""
+        """Return when the group has given the receiver partitions, or others and no more. Raises `Refused` or
+        `SessionLost`."""
         self.consumer.joining += 1
         try:
             await self.consumer.check_topics(receiver.source.names, self._limit)
@@ -54,6 +60,9 @@ class Group:
         finally:
             self.consumer.joining -= 1
         await receiver.joined.wait()
+        # The first assignment may be of nothing, or of other topics: a cooperative group deals out in rounds.
+        with trio.move_on_after(SPARE):
+            await receiver.served.wait()
         receiver.check()
 
     def remove(self, receiver: TopicReceiver) -> None:
@@ -84,8 +93,11 @@ class Group:
     def on_assigned(self, places: list[Place]) -> None:
         for place in places:
             self.leases[place] = Lease(place)
+        topics = {place.topic for place in places}
         for receiver in self.receivers.values():
             receiver.joined.set()
+            if not topics.isdisjoint(receiver.source.names):
+                receiver.served.set()
 
     def on_revoking(self, places: list[Place]) -> None:
         for place in places:

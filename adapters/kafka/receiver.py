@@ -30,8 +30,8 @@ class TopicReceiver:
         self.source = inlet.source
         self.inlet = inlet
         self.on_lost = on_lost
-        #: Set when the group has first assigned something, if only to somebody else.
-        self.joined = trio.Event()
+        #: The group's consumer was assigned something, if only of other topics; something of these topics.
+        self.joined, self.served = trio.Event(), trio.Event()
         self._group = group
         self._error: Exception | None = None
         self._buffer: deque[tuple[confluent_kafka.Message, Lease]] = deque()
@@ -123,6 +123,7 @@ class TopicReceiver:
     def fail(self, error: Exception) -> None:
         self._error = self._error or error
         self.joined.set()
+        self.served.set()
         self._arrived.unpark_all()
 
     def check(self) -> None:
