@@ -48,8 +48,8 @@ class Traffic:
         self._handled.add(number)
         self._recorder.handled(number, key)
 
-    async def publish(self, broker: Broker[Any], source: Any, first: int, step: int) -> None:
-        """Every `step`-th number from `first`, under one key, each again until it is confirmed."""
+    async def publish(self, broker: Broker[Any], source: Any, first: int, step: int, pause: float) -> None:
+        """Every `step`-th number from `first`, under one key, each again until it is confirmed, and a pause after it."""
         for number in range(first, self.total, step):
             while True:
                 try:
@@ -63,11 +63,12 @@ class Traffic:
             self._recorder.confirmed(number)
             self.confirmed += 1
             self._grown.unpark_all()
+            await trio.sleep(pause)
 
 
 @asynccontextmanager
 async def traffic(
-    broker: Broker[Any], source: Any, recorder: Recorder, *, total: int, publishers: int = 50
+    broker: Broker[Any], source: Any, recorder: Recorder, *, total: int, publishers: int = 50, pause: float = 0
 ) -> AsyncIterator[Traffic]:
     """Serve `broker`, publish to `source` and handle what comes, in order per key, for the length of the block."""
     app = Runtime(broker)
@@ -79,6 +80,6 @@ async def traffic(
 
     async with app.open(), trio.open_nursery() as nursery:
         for first in range(publishers):
-            nursery.start_soon(running.publish, broker, source, first, publishers)
+            nursery.start_soon(running.publish, broker, source, first, publishers, pause)
         yield running
         nursery.cancel_scope.cancel()
