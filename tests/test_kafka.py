@@ -15,8 +15,8 @@ import confluent_kafka
 import pytest
 import trio
 
-from adapters.kafka import KafkaBroker, Plain, Topic, consumer
-from runtime import LinkState, Message, Rejected, Runtime, SubscriptionState, Unroutable
+from adapters.kafka import KafkaBroker, Plain, Topic, consumer, session
+from runtime import BrokerUnavailable, LinkState, Message, Rejected, Runtime, SubscriptionState, Unroutable
 
 from .bench.kafka.admin import KafkaAdmin
 from .bench.kafka.node import KafkaServer, kafka_server
@@ -483,6 +483,58 @@ async def test_a_topic_that_nobody_makes_fails_its_own_subscription_and_its_own_
             await until(lambda: app.status().ready)
             await broker.publish(2, "missing")
             await until(lambda: missing.bodies == [2])
+
+
+@pytest.mark.broker
+@pytest.mark.promise("P6")
+async def test_a_message_that_cannot_be_set_aside_is_not_lost_and_the_trouble_is_told(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(session, "REJECT_AGAIN", 0.2)
+    with kafka_server(tmp_path / "kafka", {"auto.create.topics.enable": "false"}) as server:
+        await server.start()
+        await server.admin.create_topic("orders", 1)
+        broker = KafkaBroker(server.bootstrap)
+
+        @broker.subscriber("orders")
+        async def handle(number: int) -> None: ...
+
+        await server.admin.add("orders", b"no number", b"1")
+        app = Runtime(broker)
+        async with app.open():
+            await until(lambda: "there is nowhere to put message" in caplog.text, within=20)
+            assert await server.admin.committed("default", "orders") == {}
+            await server.admin.create_topic("orders.rejected", 1)
+
+            async def is_settled() -> bool:
+                return await server.admin.lag("default", "orders") == 0
+
+            await until_told(is_settled)
+        assert [record.value() for record in await server.admin.records("orders.rejected")] == [b"no number"]
+
+
+@pytest.mark.broker
+@pytest.mark.promise("P5")
+async def test_a_cluster_that_is_down_shows_and_gets_no_new_session_when_it_is_back(
+    kafka_process: KafkaServer,
+) -> None:
+    broker = KafkaBroker(kafka_process.bootstrap, publish_limit=1, probe_interval=0.5, properties=QUICK)
+    seen = collect(broker, "orders")
+    app = Runtime(broker)
+    async with app.open():
+        await until(lambda: app.status().ready, within=20)
+        await broker.publish(1, "orders")
+        kafka_process.kill()
+        await until(lambda: app.status().broker("kafka").state is LinkState.DEGRADED)
+        assert "no server of the cluster can be reached" in str(app.status().broker("kafka").error)
+        with pytest.raises(BrokerUnavailable, match="it was not sent"):
+            await broker.publish(2, "orders")
+        await kafka_process.start()
+        await until(lambda: app.status().ready, within=20)
+        await broker.publish(3, "orders")
+        await until(lambda: 3 in seen.bodies, within=20)
+        assert app.status().broker("kafka").sessions == 1
+    assert 2 not in seen.bodies
 
 
 @pytest.mark.broker
