@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from typing import NoReturn
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -13,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from runtime import Runtime
 from runtime.delivery import Ack
 
+from .bench.tasks import Boom, kill, tasks_of_serve
 from .bench.waiting import until
 from .fakes import FakeBroker
 
@@ -33,27 +33,6 @@ FATE = {
 }
 
 
-class Boom(Exception):
-    """What no adapter and no user raises."""
-
-
-def _kill(task: trio.lowlevel.Task) -> None:
-    """Make what `task` waits for raise `Boom`, as an unforeseen bug would."""
-
-    def boom() -> NoReturn:
-        raise Boom
-
-    # The road by which Trio itself delivers a Cancelled or a KeyboardInterrupt; it has no public name.
-    task._attempt_abort(boom)
-
-
-def _tasks_under(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
-    yield task
-    for nursery in task.child_nurseries:
-        for child in nursery.child_tasks:
-            yield from _tasks_under(child)
-
-
 def _role(task: trio.lowlevel.Task) -> str:
     """The task's name; one that is made of a handler's and a message's becomes what it does."""
     if task.name.endswith("Runtime.serve"):
@@ -62,11 +41,8 @@ def _role(task: trio.lowlevel.Task) -> str:
 
 
 def _internal_tasks() -> dict[str, trio.lowlevel.Task]:
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
-    (serve,) = (task for task in _tasks_under(root) if _role(task) == "Runtime.serve")
     found: dict[str, trio.lowlevel.Task] = {}
-    for task in _tasks_under(serve):
+    for task in tasks_of_serve():
         role = _role(task)
         if role == "owner of busy":
             continue  # inside the user's handler, so its errors are the handler's: see test_endpoint
@@ -118,7 +94,7 @@ async def test_a_killed_task_ends_in_recovery_or_in_an_error_and_never_in_silenc
     autojump_clock: MockClock, name: str
 ) -> None:
     async def check(broker: FakeBroker, tasks: dict[str, trio.lowlevel.Task]) -> None:
-        _kill(tasks[name])
+        kill(tasks[name])
         broker.free("probe")
 
     began = trio.current_time()
@@ -139,7 +115,7 @@ async def test_a_supervisor_killed_without_a_session_is_no_zombie_either(
     @broker.subscriber("orders")
     async def handle(body: bytes) -> None: ...
 
-    async def kill() -> None:
+    async def trial() -> None:
         async with trio.open_nursery() as nursery:
             if state == "connecting":
                 broker.stuck.add("open")
@@ -147,7 +123,7 @@ async def test_a_supervisor_killed_without_a_session_is_no_zombie_either(
                 broker.unreachable = OSError("refused")
             await nursery.start(Runtime(broker).serve)
             await trio.sleep(20)
-            _kill(_internal_tasks()["fake: supervisor"])
+            kill(_internal_tasks()["fake: supervisor"])
             broker.unreachable = None
             broker.free("open")
             broker.put("after")
@@ -157,7 +133,7 @@ async def test_a_supervisor_killed_without_a_session_is_no_zombie_either(
             assert nursery.cancel_scope.cancel_called, "silence: neither handled nor raised"
 
     if fate == "heals":
-        await kill()
+        await trial()
     else:
         with pytest.RaisesGroup(Boom, flatten_subgroups=True):
-            await kill()
+            await trial()

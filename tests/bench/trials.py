@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Literal
 
+import pytest
 import trio
 
-from runtime import Broker, LinkState, Runtime
+from runtime import Broker, LinkState, OutcomeUnknown, Runtime
 
 from .command import Worker
 from .process import ServerProcess
@@ -209,3 +210,37 @@ async def beside_a_broker_that_ends(
         await until(lambda: sorted(handled) == list(range(200)), within=2)
         assert slowest < 0.5, "no publish of the other broker waited for the victim"
         nursery.cancel_scope.cancel()
+
+
+async def cancelled_when_frozen(broker: Broker[Any], source: Any, server: ServerProcess) -> None:
+    """The scope around a run whose server is frozen, with a handler and a publish under way, is left within a second."""
+    started = trio.Event()
+
+    @broker.subscriber(source)
+    async def handle(number: int) -> None:
+        started.set()
+        await trio.sleep_forever()
+
+    app = Runtime(broker)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.serve)
+        await broker.publish(1, source)
+        await started.wait()
+        server.freeze()
+        nursery.start_soon(broker.publish, 2, source)
+        await trio.sleep(0.1)
+        assert app.status().broker(broker.name).publishing == 1
+        began = trio.current_time()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - began < 1
+
+
+async def published_into_the_frost(broker: Broker[Any], source: Any, server: ServerProcess) -> None:
+    """0, then 1 into the frost, whose outcome is unknown when its publish limit is over, then 2 after it."""
+    async with Runtime(broker).open():
+        await broker.publish(0, source)
+        server.freeze()
+        with pytest.raises(OutcomeUnknown):
+            await broker.publish(1, source)
+        server.thaw()
+        await broker.publish(2, source)

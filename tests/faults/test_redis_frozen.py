@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from adapters.redis import RedisBroker, Stream
-from runtime import Backoff, BrokerUnavailable, LinkState, OutcomeUnknown, Runtime
+from runtime import Backoff, BrokerUnavailable, LinkState, Runtime
 
 from ..bench import trials
 from ..bench.servers import RedisServer
@@ -67,38 +67,13 @@ async def test_sigterm_with_acks_and_publishes_outstanding_ends_within_two_secon
 async def test_cancelling_the_scope_around_a_frozen_broker_takes_less_than_a_second(
     redis_process: RedisServer,
 ) -> None:
-    broker = RedisBroker(redis_process.url)
-    started = trio.Event()
-
-    @broker.subscriber("orders")
-    async def handle(number: int) -> None:
-        started.set()
-        await trio.sleep_forever()
-
-    app = Runtime(broker)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(app.serve)
-        await broker.publish(1, "orders")
-        await started.wait()
-        redis_process.freeze()
-        nursery.start_soon(broker.publish, 2, "orders")
-        await trio.sleep(0.1)
-        assert app.status().broker("redis").publishing == 1
-        began = trio.current_time()
-        nursery.cancel_scope.cancel()
-    assert trio.current_time() - began < 1
+    await trials.cancelled_when_frozen(RedisBroker(redis_process.url), "orders", redis_process)
 
 
 @pytest.mark.promise("P5")
 async def test_a_publish_that_was_sent_into_the_frost_has_an_unknown_outcome(redis_process: RedisServer) -> None:
     broker = RedisBroker(redis_process.url, publish_limit=1, probe_interval=60)
-    async with Runtime(broker).open():
-        await broker.publish(0, "orders")
-        redis_process.freeze()
-        with pytest.raises(OutcomeUnknown):
-            await broker.publish(1, "orders")
-        redis_process.thaw()
-        await broker.publish(2, "orders")
+    await trials.published_into_the_frost(broker, "orders", redis_process)
     with redis_process.client() as client:
         bodies = [fields[b"body"] for _, fields in client.xrange("orders")]
     # Unknown it was: the server took it after all, and it was not sent twice.
