@@ -397,6 +397,39 @@ async def test_a_revoked_partition_is_drained_committed_and_given_up(kafka: Kafk
 
 @pytest.mark.broker
 @pytest.mark.promise("P6")
+async def test_what_runs_when_its_partition_is_revoked_is_finished_and_committed_before_it_goes(
+    kafka: KafkaAdmin, topic: str
+) -> None:
+    done: list[tuple[str, int]] = []
+
+    def worker(name: str, takes: float) -> Runtime:
+        broker = KafkaBroker(kafka.bootstrap, name=name, group=topic, properties=QUICK)
+
+        @broker.subscriber(topic, concurrency=8)
+        async def handle(number: int) -> None:
+            await trio.sleep(takes)
+            done.append((name, number))
+
+        return Runtime(broker)
+
+    for partition in range(4):
+        await kafka.add(topic, b"%d" % partition, partition=partition)
+    first, second = worker("a", 1.5), worker("b", 0)
+    async with first.open():
+        await until(lambda: first.status().broker("a").subscriptions[0].running == 4, within=20)
+        async with second.open():
+            await until(lambda: (second.status().broker("b").subscriptions[0].assignment or "").count("[") == 2)
+            (status,) = first.status().broker("a").subscriptions
+            assert (status.lost, status.acked) == (0, 4)
+            for partition in range(4):
+                await kafka.add(topic, b"%d" % (4 + partition), partition=partition)
+            await until(lambda: len(done) >= 8)
+    assert sorted(number for _, number in done) == list(range(8))
+    assert [who for who, number in done if number < 4] == ["a"] * 4
+
+
+@pytest.mark.broker
+@pytest.mark.promise("P6")
 async def test_a_handler_that_outlasts_the_revoke_is_cancelled_and_its_message_is_the_next_owners(
     kafka: KafkaAdmin, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,7 +536,7 @@ async def test_a_message_that_cannot_be_set_aside_is_not_lost_and_the_trouble_is
         app = Runtime(broker)
         async with app.open():
             await until(lambda: "there is nowhere to put message" in caplog.text, within=20)
-            assert await server.admin.committed("default", "orders") == {}
+            assert (await server.admin.committed("default", "orders")).get(0, 0) == 0
             await server.admin.create_topic("orders.rejected", 1)
 
             async def is_settled() -> bool:
