@@ -41,8 +41,13 @@ async def bill(order: Order) -> None:
 
 async def web(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """The application's own work: a few lines of ASGI, where yours has a framework."""
-    if scope["type"] != "http":
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
         return
+    assert scope["type"] == "http", "no websockets here"
     if scope["path"] == "/health":
         status, body = health()
     elif scope["path"] == "/orders" and scope["method"] == "POST":
