@@ -6,7 +6,7 @@ The callbacks of a rebalance run inside `poll`, in the thread; the whole group w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -18,8 +18,10 @@ from runtime.errors import SessionLost
 from .health import Health
 from .inlet import Inlet
 from .lease import Place
-from .refusals import UNKNOWN_TOPIC, refusal, text
+from .lookups import check_topics, find_beginnings
+from .refusals import refusal, text
 from .threads import ClientThread
+from .topics import Topic
 
 #: Seconds that a poll waits for a record. A command waits that long: the client has nothing to wake it by.
 POLL: Final = 0.05
@@ -37,8 +39,6 @@ COMMIT_EVERY: Final = 0.1
 COMMIT_AGAIN: Final = 1.0
 #: Seconds that a revoke waits for the handlers of its partitions.
 REVOKE_LIMIT: Final = 3.0
-#: Seconds for finding out where new partitions begin.
-ASSIGN_LIMIT: Final = 5.0
 #: Seconds for the last commit when the consumer is closed.
 CLOSE_COMMIT_LIMIT: Final = 0.2
 
@@ -143,29 +143,13 @@ class GroupConsumer:
             self._close(client)
 
     def _check_topics(self, topics: tuple[str, ...], limit: float) -> None:
-        client = self._client
-        assert client is not None
-        deadline = time.monotonic() + limit
-        # A topic that the cluster makes by itself takes a moment to appear.
-        patience = time.monotonic() + 1.0
-        missing = list(topics)
-        while missing:
-            topic = missing[0]
-            try:
-                error = client.list_topics(topic, timeout=0.5).topics[topic].error
-            except KafkaException as failure:
-                error = self.health.refused or failure.args[0]
-                if self.health.refused or time.monotonic() > deadline or self.thread.stopping:
-                    raise refusal(error, f"topic {topic!r}") from None
-                continue
-            if error is None:
-                missing.pop(0)
-                continue
-            if self.thread.stopping or time.monotonic() > patience:
-                raise refusal(error, f"topic {topic!r}")
-            if error.code() not in UNKNOWN_TOPIC and not error.retriable():
-                raise refusal(error, f"topic {topic!r}")
-            time.sleep(POLL)
+        assert self._client is not None
+        check_topics(self._client, topics, time.monotonic() + limit, self._why_not)
+
+    def _why_not(self) -> KafkaError | None:
+        """Why no question to the cluster needs to be asked again."""
+        stopped = KafkaError(KafkaError._DESTROY) if self.thread.stopping else None
+        return self.health.fatal or self.health.refused or stopped
 
     def _subscribe(self, client: confluent_kafka.Consumer) -> None:
         wanted = set(self._inlets)
@@ -287,7 +271,7 @@ class GroupConsumer:
     def _on_assign(self, client: confluent_kafka.Consumer, partitions: list[TopicPartition]) -> None:
         places = [Place(p.topic, p.partition) for p in partitions]
         try:
-            begins = self._find_beginnings(client, partitions)
+            begins = find_beginnings(client, self._unread(partitions))
         except KafkaException as error:
             raise refusal(error.args[0], "finding out where new partitions begin") from None
         for partition in partitions:
@@ -309,29 +293,11 @@ class GroupConsumer:
             client.pause(paused)
         self.thread.report(self._listener.on_assigned, places)
 
-    def _find_beginnings(self, client: confluent_kafka.Consumer, partitions: list[TopicPartition]) -> dict[Place, int]:
-        """Where to begin with partitions that have no committed offset, for sources that do not start at the earliest."""
-        late = [
-            p
-            for p in partitions
-            if (inlet := self._inlets.get(p.topic)) is not None and inlet.source.start != "earliest" and not inlet.began
-        ]
-        if not late:
-            return {}
-        deadline = time.monotonic() + ASSIGN_LIMIT
-        rest: Callable[[], float] = lambda: max(deadline - time.monotonic(), 0.01)
-        begins: dict[Place, int] = {}
-        fresh = [p for p in client.committed(late, timeout=rest()) if p.offset < 0]
-        for partition in fresh:
-            moment = self._inlets[partition.topic].source.start_ms
-            ask = TopicPartition(partition.topic, partition.partition, moment if moment is not None else 0)
-            if moment is not None:
-                (found,) = client.offsets_for_times([ask], timeout=rest())
-                ask.offset = found.offset
-            if moment is None or ask.offset < 0:  # the end, or a moment after it
-                _, ask.offset = client.get_watermark_offsets(ask, timeout=rest(), cached=False)
-            begins[Place(ask.topic, ask.partition)] = ask.offset
-        return begins
+    def _unread(self, partitions: list[TopicPartition]) -> dict[Place, Topic]:
+        """Those that may have no committed offset, and do not start at the earliest record if so."""
+        places = [Place(p.topic, p.partition) for p in partitions]
+        inlets = {place: inlet for place in places if (inlet := self._inlets.get(place.topic)) is not None}
+        return {p: i.source for p, i in inlets.items() if i.source.start != "earliest" and not i.began}
 
     def _on_revoke(self, client: confluent_kafka.Consumer, partitions: list[TopicPartition]) -> None:
         places = {Place(p.topic, p.partition) for p in partitions}
