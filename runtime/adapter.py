@@ -37,6 +37,9 @@ class Features:
     groups: bool
     #: Whether a publish that nobody could ever receive is refused with `Unroutable`.
     unroutable: bool
+    #: What becomes of a handler whose delivery's lease is gone: it is `finished` (most brokers deliver again only later),
+    #: or `cancelled`, because another process may be at work on the same partition by now.
+    lost: Literal["finished", "cancelled"] = "finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ Held = Mapping[Hashable, Delivery]
 
 
 class Receiver(Protocol):
-    """An open source."""
+    """An open source. Where the broker deals a source out in parts it also has `assignment`, a string for the status:
+    which of them are this receiver's now."""
 
     @property
     def lag(self) -> int | None:
@@ -143,8 +147,9 @@ class Session(Protocol):
         """
         ...
 
-    async def probe(self) -> None:
-        """Return when the broker has answered; raise `SessionLost` when the session is known to be over.
+    async def probe(self) -> str | None:
+        """Return when the broker has answered: None if all is well, else one line about what is not and may mend by
+        itself (a client library that reconnects says so here). Raise `SessionLost` when the session is known to be over.
 
         May take for ever: the watchdog has its own deadlines. No blocking read of a source may hold it up.
         """

@@ -45,6 +45,7 @@ class BrokerRun:
             concurrency=concurrency,
             prefetch=prefetch,
             ordered=ordered,
+            cancel_lost=self.broker.features.lost == "cancelled",
         )
         name = f"{self.name} {source}"
         self.subscriptions.append(
@@ -115,4 +116,5 @@ def _subscription_status(subscription: Subscription) -> SubscriptionStatus:
         released=counters.released,
         rejected=counters.rejected,
         lost=counters.lost,
+        assignment=subscription.assignment,
     )

@@ -52,6 +52,7 @@ class Dispatch:
         concurrency: int,
         prefetch: int,
         ordered: bool,
+        cancel_lost: bool = False,
     ) -> None:
         self.handler = handler
         self.concurrency = concurrency
@@ -64,6 +65,8 @@ class Dispatch:
         self._settler = settler
         self._intake = intake
         self._ordered = ordered
+        #: One for each running handler where the loss of a lease cancels it, see `Features.lost`.
+        self._scopes: dict[Delivery, trio.CancelScope] | None = {} if cancel_lost else None
         self._turns: Turns[_Ticket] = Turns(concurrency)
         self._nursery: trio.Nursery | None = None
         self._room = trio.lowlevel.ParkingLot()
@@ -110,6 +113,8 @@ class Dispatch:
         delivered again, does not run beside itself."""
         if delivery.state is not State.SETTLED:
             delivery.step(Step.LOSE)
+            if self._scopes is not None and delivery in self._scopes:
+                self._scopes[delivery].cancel()
 
     def lose_all(self) -> None:
         for delivery in self.held.values():
@@ -128,7 +133,7 @@ class Dispatch:
                 delivery.step(Step.HANDLE)
                 self.running[delivery] = trio.current_time()
                 outcome = INTERRUPTED
-                outcome = await self._handle(delivery)
+                outcome = await (self._handle if self._scopes is None else self._handle_while_held)(delivery)
         finally:
             self.counters.cancelled += outcome is INTERRUPTED
             self.running.pop(delivery, None)
@@ -138,6 +143,16 @@ class Dispatch:
                     successor.granted = True
                     successor.called()
             self._settler.put(delivery, outcome, self._done)
+
+    async def _handle_while_held(self, delivery: Delivery) -> Outcome:
+        assert self._scopes is not None
+        with trio.CancelScope() as scope:
+            self._scopes[delivery] = scope
+            try:
+                return await self._handle(delivery)
+            finally:
+                del self._scopes[delivery]
+        return UNREAD  # lost, so nothing is sent
 
     async def _handle(self, delivery: Delivery) -> Outcome:
         outcome = await self._endpoint(Work((delivery,)))

@@ -31,6 +31,8 @@ class SubscriptionStatus:
     released: int
     rejected: int
     lost: int
+    #: Which part of the source is this process's, on brokers that deal it out in parts (Kafka's partitions).
+    assignment: str | None = None
 
     @property
     def ready(self) -> bool:

@@ -92,6 +92,11 @@ class Subscription:
         """How many messages wait on the broker; None while that is not known."""
         return None if self._receiver is None else self._receiver.lag
 
+    @property
+    def assignment(self) -> str | None:
+        """Which part of the source is this process's, on brokers that deal it out in parts."""
+        return getattr(self._receiver, "assignment", None)
+
     def session_ended(self, features: Features) -> None:
         """The supervisor's news: where leases are the session's, every delivery that it brought is lost with it."""
         if self.state is not SubscriptionState.STOPPED:

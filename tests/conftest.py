@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
+from .bench.kafka import install
+from .bench.kafka.admin import KafkaAdmin
+from .bench.kafka.cluster import KafkaCluster, kafka_cluster
+from .bench.kafka.node import KafkaServer, kafka_server
 from .bench.leaks import Holdings
 from .bench.rabbit import RabbitServer, Vhost, rabbit_server, scripts
 from .bench.servers import RedisServer, redis_server
@@ -76,8 +83,52 @@ async def rabbit_process(tmp_path: Path) -> AsyncIterator[RabbitServer]:
         yield server
 
 
-#: By the argument of the mark `broker`: whether the server can be had on this machine.
-SERVERS = {"redis": shutil.which("redis-server"), "rabbitmq": scripts()}
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaAdmin]:
+    """The Kafka that all tests share which do it no harm: that of $KAFKA_BOOTSTRAP, or one node of our own."""
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
+        yield KafkaAdmin(bootstrap)
+        return
+    with kafka_server(tmp_path_factory.mktemp("kafka")) as server:
+        trio.run(server.start)
+        yield server.admin
+
+
+@pytest.fixture
+async def topic(kafka: KafkaAdmin, request: pytest.FixtureRequest) -> str:
+    """A topic of this test's own on the shared Kafka, with four partitions."""
+    name = re.sub(r"[^\w.-]", "-", request.node.name)[:100]
+    return await kafka.create_topic(f"{name}-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def kafka_to_come(tmp_path: Path) -> Iterator[KafkaServer]:
+    """One that is not started yet."""
+    with kafka_server(tmp_path / "kafka") as server:
+        yield server
+
+
+@pytest.fixture
+async def kafka_process(kafka_to_come: KafkaServer) -> KafkaServer:
+    """A Kafka of one node of this test's own, running, to be stopped, killed and frozen at will."""
+    await kafka_to_come.start()
+    return kafka_to_come
+
+
+@pytest.fixture
+async def kafka_nodes(tmp_path: Path) -> AsyncIterator[KafkaCluster]:
+    """Three nodes of one cluster, running."""
+    with kafka_cluster(tmp_path / "kafka") as cluster:
+        await cluster.start()
+        yield cluster
+
+
+#: By the argument of the mark `broker`: why there is no such server on this machine; None if there is.
+MISSING = {
+    "redis": None if shutil.which("redis-server") else "redis-server is not on PATH",
+    "rabbitmq": None if scripts() else "rabbitmq-server is not on PATH",
+    "kafka": None if os.environ.get("KAFKA_BOOTSTRAP") else install.missing(),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,9 +136,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         mark = item.get_closest_marker("broker")
         for name in (mark.args or ["redis"]) if mark is not None else []:
-            if SERVERS[name] is None and not os.environ.get("CI"):
-                reason = f"NO {name.upper()}: {name}-server is not on PATH; see ./scripts/test"
-                item.add_marker(pytest.mark.skip(reason=reason))
+            if (why := MISSING[name]) is not None and not os.environ.get("CI"):
+                item.add_marker(pytest.mark.skip(reason=f"NO {name.upper()}: {why}; see ./scripts/test"))
 
 
 @pytest.fixture

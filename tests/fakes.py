@@ -46,6 +46,8 @@ class FakeBroker(Broker[Place]):
         self.broken: dict[str, Exception] = {}
         #: Calls of these names ("open", "receive", "settle", "writable", "publish", "probe") do not return while they are here.
         self.stuck: set[str] = set()
+        #: What a probe answers.
+        self.complaint: str | None = None
         #: The next publishes raise these, one each.
         self.publish_failures: deque[SessionLost] = deque()
         #: What the broker says to one message.
@@ -104,6 +106,14 @@ class FakeBroker(Broker[Place]):
     def settled(self, kind: type[Outcome]) -> list[str]:
         """The ids of the messages that were settled so."""
         return [id for id, outcome in self.settlements if isinstance(outcome, kind)]
+
+
+class PartitionedBroker(FakeBroker):
+    """What is lost may be another process's at once, so its handler is cancelled."""
+
+    features: ClassVar[Features] = Features(
+        ordering="process", lease="session", attempts="session", groups=False, unroutable=True, lost="cancelled"
+    )
 
 
 class LastingBroker(FakeBroker):
@@ -180,9 +190,10 @@ class FakeSession:
         self._broker.published += [o.message for o, error in zip(batch, results, strict=True) if error is None]
         return results
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         self._broker.note("probe")
         await self._pass("probe")
+        return self._broker.complaint
 
     async def _pass(self, operation: str) -> None:
         await trio.lowlevel.checkpoint()

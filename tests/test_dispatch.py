@@ -15,7 +15,7 @@ from runtime import BrokerUnavailable, Message, Runtime
 from runtime.delivery import Ack, Reject
 
 from .bench.waiting import until
-from .fakes import FakeBroker
+from .fakes import FakeBroker, PartitionedBroker
 
 Fate = tuple[float, int]  # how long its handler takes, and how often it fails before it succeeds
 
@@ -204,3 +204,51 @@ async def test_what_is_no_exception_is_no_failure_of_a_message_but_the_end_of_th
     with pytest.RaisesGroup(type(error), flatten_subgroups=True):
         await Runtime(broker).serve()
     assert broker.settled(Ack) == []
+
+
+@pytest.mark.parametrize("kind", [FakeBroker, PartitionedBroker])
+async def test_where_a_lost_message_may_run_elsewhere_at_once_its_handler_is_cancelled_and_else_not(
+    autojump_clock: MockClock, kind: type[FakeBroker]
+) -> None:
+    broker = kind()
+    ended: list[str] = []
+
+    @broker.subscriber("orders")
+    async def handle(body: bytes) -> None:
+        try:
+            await trio.sleep(10)
+        except trio.Cancelled:
+            ended.append("cancelled")
+            raise
+        ended.append("finished")
+
+    broker.put("a")
+    app = Runtime(broker)
+    async with app.open() as run:
+        await until(lambda: app.status().broker("fake").subscriptions[0].running)
+        broker.lose()
+        await until(lambda: ended, within=20)
+        await until(lambda: app.status().broker("fake").subscriptions[0].lost == 1)
+        run.stop()
+    assert ended[0] == ("cancelled" if kind is PartitionedBroker else "finished")
+
+
+async def test_a_handler_cancelled_for_its_lost_lease_is_not_one_that_a_drain_cut_off(
+    autojump_clock: MockClock,
+) -> None:
+    broker = PartitionedBroker()
+    began = trio.Event()
+
+    @broker.subscriber("orders")
+    async def handle(body: bytes) -> None:
+        began.set()
+        await trio.sleep(1000)
+
+    broker.put("a")
+    app = Runtime(broker, grace=20)
+    async with app.open() as run:
+        await began.wait()
+        run.stop()
+        broker.lose()  # found by the next probe
+    assert run.report is not None
+    assert (run.report.cancelled, run.report.exit_status) == (0, 0)

@@ -87,3 +87,20 @@ async def test_what_blocks_for_ever_beside_it_does_not_delay_the_watchdog(
         assert broker.times("probe") == [5, 10, 15, 20, 25]
         broker.stuck.add("probe")
         await until(lambda: len(broker.sessions) == 2, within=20)
+
+
+async def test_an_answer_that_names_a_trouble_shows_it_and_ends_nothing(autojump_clock: MockClock) -> None:
+    broker = FakeBroker(probe_interval=5)
+    app = Runtime(broker)
+    async with app.open():
+        await until(lambda: app.status().ready)
+        broker.complaint = "no server can be reached"
+        await trio.sleep(6)
+        status = app.status().broker("fake")
+        assert (status.state, status.error, status.ready) == (LinkState.DEGRADED, "no server can be reached", False)
+        await trio.sleep(60)
+        assert len(broker.sessions) == 1
+        broker.complaint = None
+        await trio.sleep(5)
+        status = app.status().broker("fake")
+        assert (status.state, status.error, status.ready) == (LinkState.CONNECTED, None, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -48,9 +48,14 @@ class Worker:
 
 
 @asynccontextmanager
-async def command(*words: str, folder: Path, stdin: int | IO[Any] = subprocess.DEVNULL) -> AsyncIterator[Worker]:
+async def command(
+    *words: str,
+    folder: Path,
+    stdin: int | IO[Any] = subprocess.DEVNULL,
+    environment: Mapping[str, str] = os.environ,
+) -> AsyncIterator[Worker]:
     """Run `words` in `folder`; killed when the block ends. With `stdin=PIPE` its `process.stdin` is a stream."""
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
+    environment = {**environment, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
     process = await trio.lowlevel.open_process(
         words, cwd=folder, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -42,7 +42,7 @@ class ServerProcess(ABC):
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self.folder = folder
-        self._log = folder / "server.log"
+        self.log = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -65,8 +65,8 @@ class ServerProcess(ABC):
         """For where there is no Trio."""
         deadline = time.monotonic() + START_LIMIT
         while not self.answers():
-            assert self.is_running(), self._log.read_text()
-            assert time.monotonic() < deadline, f"no answer within {START_LIMIT} s\n{self._log.read_text()}"
+            assert self.is_running(), self.log.read_text()
+            assert time.monotonic() < deadline, f"no answer within {START_LIMIT} s\n{self.log.read_text()}"
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -90,7 +90,7 @@ class ServerProcess(ABC):
         self._signal(signal.SIGCONT)
 
     def _launch(self, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
 
     def _signal(self, number: signal.Signals) -> None:

@@ -68,8 +68,8 @@ class Traffic:
         self._handled.add(number)
         self._recorder.handled(number, key)
 
-    async def publish(self, source: Any, first: int, step: int) -> None:
-        """Every `step`-th number from `first`, under one key, each again until it is confirmed."""
+    async def publish(self, source: Any, first: int, step: int, pause: float) -> None:
+        """Every `step`-th number from `first`, under one key, each again until it is confirmed, and a pause after it."""
         for number in range(first, self.total, step):
             while True:
                 try:
@@ -83,11 +83,12 @@ class Traffic:
             self._recorder.confirmed(number)
             self.confirmed += 1
             self._grown.unpark_all()
+            await trio.sleep(pause)
 
 
 @asynccontextmanager
 async def traffic(
-    broker: Broker[Any], source: Any, recorder: Recorder, *, total: int, publishers: int = 50
+    broker: Broker[Any], source: Any, recorder: Recorder, *, total: int, publishers: int = 50, pause: float = 0
 ) -> AsyncIterator[Traffic]:
     """Serve `broker`, publish to `source` and handle what comes, in order per key, for the length of the block."""
     running = Traffic(broker, recorder, total)
@@ -98,6 +99,6 @@ async def traffic(
 
     async with running.app.open(), trio.open_nursery() as nursery:
         for first in range(publishers):
-            nursery.start_soon(running.publish, source, first, publishers)
+            nursery.start_soon(running.publish, source, first, publishers, pause)
         yield running
         nursery.cancel_scope.cancel()

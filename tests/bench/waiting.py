@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -16,3 +16,13 @@ async def until(
             await trio.sleep(0.01)
         return
     raise AssertionError(f"not within {within} s{'' if why is None else f': {why()}'}")
+
+
+async def until_told(question: Callable[[], Awaitable[object]], *, within: float = 10) -> None:
+    """The same for something that has to be asked of another: until the answer is true."""
+    answer: object = None
+    with trio.move_on_after(within):
+        while not (answer := await question()):  # noqa: ASYNC110 - nor has this one
+            await trio.sleep(0.02)
+        return
+    raise AssertionError(f"not within {within} s: the last answer was {answer!r}")

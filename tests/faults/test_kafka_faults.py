@@ -1,0 +1,241 @@
+"""The fault list on a real Kafka under load, through the proxy: what is lost, doubled, out of order and left over."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import trio
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialAlteration,
+    UserScramCredentialDeletion,
+    UserScramCredentialUpsertion,
+)
+
+from adapters.kafka import KafkaBroker, Scram
+from runtime import LinkState, Runtime
+
+from ..bench import trials
+from ..bench.kafka.node import KafkaServer, before, kafka_server
+from ..bench.proxy import Proxy, open_proxy
+from ..bench.recorder import Recorder
+from ..bench.table import FaultTable
+from ..bench.waiting import until
+
+pytestmark = pytest.mark.broker("kafka")
+
+
+def broker_at(server: KafkaServer, *, probe_interval: float = 5, **properties: str | int) -> KafkaBroker:
+    return KafkaBroker(f"kafka://{server.bootstrap}", probe_interval=probe_interval, properties=properties)
+
+
+@asynccontextmanager
+async def started_behind_a_proxy(server: KafkaServer) -> AsyncIterator[Proxy]:
+    """With a topic to publish to and to read."""
+    async with before(server) as proxy:
+        await server.start()
+        for topic in ("orders", "other"):
+            await server.admin.create_topic(topic)
+        yield proxy
+
+
+@pytest.mark.promise("P5", "P6")
+async def test_1_a_broker_restarted_twice_under_load_loses_nothing(
+    kafka_process: KafkaServer, fault_table: FaultTable
+) -> None:
+    await kafka_process.admin.create_topic("orders")
+    with Recorder(1, "restarted at ⅓ and ½ of 10,000", broker="kafka") as recorder:
+        await trials.restarted_twice(broker_at(kafka_process), "orders", kafka_process, recorder)
+        bound = recorder.unsettled + len(recorder.unknown)
+        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(150)
+async def test_2_a_broker_down_for_a_minute_is_not_ready_within_seconds_and_loses_nothing(
+    kafka_process: KafkaServer, fault_table: FaultTable
+) -> None:
+    await kafka_process.admin.create_topic("orders")
+    with Recorder(2, "killed, down 60 s", broker="kafka") as recorder:
+        await trials.down_for_a_minute(broker_at(kafka_process), "orders", kafka_process, recorder)
+        bound = recorder.unsettled + len(recorder.unknown)
+        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
+
+
+@pytest.mark.promise("P5", "P6")
+async def test_4_a_reset_in_the_middle_of_a_frame(kafka_to_come: KafkaServer, fault_table: FaultTable) -> None:
+    with Recorder(4, "TCP reset in mid-frame", broker="kafka") as recorder:
+        async with started_behind_a_proxy(kafka_to_come) as proxy:
+            await trials.reset_in_mid_frame(broker_at(kafka_to_come), "orders", proxy, recorder)
+        bound = recorder.unsettled + len(recorder.unknown)
+        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=5))
+
+
+@pytest.mark.promise("P2", "P5")
+@pytest.mark.parametrize(("number", "direction"), [(5, "upstream"), (6, "downstream")])
+async def test_5_6_a_black_hole_is_found_within_two_probes(
+    kafka_to_come: KafkaServer,
+    fault_table: FaultTable,
+    number: int,
+    direction: Literal["upstream", "downstream"],
+) -> None:
+    with Recorder(number, f"black hole {direction}", broker="kafka") as recorder:
+        # A member that hangs up costs its whole group a rebalance: silence alone is no reason to.
+        found = (LinkState.DEGRADED, LinkState.DOWN, LinkState.CONNECTING)
+        async with started_behind_a_proxy(kafka_to_come) as proxy:
+            broker = broker_at(kafka_to_come, probe_interval=2)
+            await trials.black_hole(broker, "orders", proxy, recorder, direction, found=found)
+        bound = recorder.unsettled + len(recorder.unknown)
+        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
+
+
+async def test_7_half_a_second_of_latency_is_no_reason_to_hang_up(
+    kafka_to_come: KafkaServer, fault_table: FaultTable
+) -> None:
+    with Recorder(7, "500 ms latency with jitter", broker="kafka") as recorder:
+        async with started_behind_a_proxy(kafka_to_come) as proxy:
+            await trials.latency(broker_at(kafka_to_come, probe_interval=2), "orders", proxy, recorder)
+        fault_table.add(recorder.check())
+
+
+@pytest.mark.parametrize("flaps", [pytest.param(40), pytest.param(1000, marks=[pytest.mark.soak])])
+@pytest.mark.timeout(400)
+async def test_8_connection_flaps_leave_nothing_behind(
+    kafka_to_come: KafkaServer, fault_table: FaultTable, flaps: int
+) -> None:
+    with Recorder(8, f"{flaps:,} connection flaps", broker="kafka") as recorder:
+        async with started_behind_a_proxy(kafka_to_come) as proxy:
+            quick = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 20}
+            await trials.flaps(broker_at(kafka_to_come, **quick), "orders", proxy, recorder, flaps)
+        fault_table.add(recorder.check(duplicates_at_most=2_000))
+
+
+SCRAM = {
+    "listener.name.clients.sasl.enabled.mechanisms": "SCRAM-SHA-256",
+    "listener.name.clients.scram-sha-256.sasl.jaas.config": (
+        "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    ),
+}
+
+
+@pytest.mark.promise("P8")
+async def test_9_credentials_revoked_while_running_are_tried_at_most_once_a_second(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault_table: FaultTable
+) -> None:
+    with (
+        Recorder(9, "credentials revoked", broker="kafka") as recorder,
+        kafka_server(tmp_path / "kafka", SCRAM, protocol="SASL_PLAINTEXT") as server,
+    ):
+        async with started_behind_a_proxy(server) as proxy:
+            await revoke_credentials(server, proxy, recorder)
+        fault_table.add(recorder.check(recovery_within=5))
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "uthentication" in r.getMessage()]
+    assert len(lines) == 2, lines  # the session's end, and the first attempt to have another
+
+
+async def revoke_credentials(server: KafkaServer, proxy: Proxy, recorder: Recorder) -> None:
+    sha256 = ScramMechanism.SCRAM_SHA_256
+    create = UserScramCredentialUpsertion("app", ScramCredentialInfo(sha256, 4096), b"secret")
+    delete = UserScramCredentialDeletion("app", sha256)
+
+    async def alter(change: UserScramCredentialAlteration) -> None:
+        def call(admin: AdminClient) -> None:
+            for future in admin.alter_user_scram_credentials([change]).values():
+                future.result(10)
+
+        await server.admin.ask(call)
+
+    await alter(create)
+    # Whoever is refused cannot say good-bye to its group, which waits for it as long as a session lasts: 45 s by default.
+    brief = {"session.timeout.ms": 2000, "heartbeat.interval.ms": 500}
+    broker = KafkaBroker(f"kafka://{server.bootstrap}", auth=Scram("app", "secret", "SHA-256"), properties=brief)
+    arrived = trio.Event()
+
+    @broker.subscriber("orders")
+    async def handle(number: int) -> None:
+        recorder.handled(number)
+        arrived.set()
+
+    app = Runtime(broker)
+    async with app.open():
+        await until(lambda: app.status().ready)
+        await alter(delete)
+        proxy.reset()  # Kafka itself lets a connection live on
+        await until(lambda: "uthentication" in str(app.status().broker("kafka").error))
+        attempts, connections = app.status().broker("kafka").attempts, proxy.connections
+        await trio.sleep(3)
+        assert 1 <= app.status().broker("kafka").attempts - attempts <= 3
+        assert proxy.connections - connections <= 3 * 3, "one for each client of a session"
+        recorder.fault("not ready", proof=not app.status().ready)
+        await alter(create)
+        recorder.mark_fault(unsettled=0)
+        await broker.publish(1, "orders")
+        recorder.confirmed(1)
+        with trio.fail_after(5):
+            await arrived.wait()
+
+
+@pytest.mark.promise("P6")
+async def test_26_a_poison_message_does_no_harm_to_its_neighbours(
+    kafka_process: KafkaServer, fault_table: FaultTable
+) -> None:
+    admin = kafka_process.admin
+    await admin.create_topic("orders", 1)
+    broker = broker_at(kafka_process)
+    handled: list[int] = []
+    app = Runtime(broker)
+    with Recorder(26, "undecodable message", broker="kafka") as recorder:
+
+        @broker.subscriber("orders")
+        async def handle(number: int) -> None:
+            handled.append(number)
+            recorder.handled(number)
+
+        async with app.open():
+            await until(lambda: app.status().ready)
+            await admin.add("orders", b"poison")
+            recorder.mark_fault(unsettled=0)
+            for number in range(10):
+                await broker.publish(number, "orders")
+                recorder.confirmed(number)
+            await until(lambda: sorted(handled) == list(range(10)))
+            await until(lambda: app.status().broker("kafka").subscriptions[0].rejected == 1)
+        (aside,) = await admin.records("orders.rejected")
+        recorder.fault("it was set aside", proof=aside.value() == b"poison")
+        assert await admin.lag("default", "orders") == 0, "and is done with"
+        fault_table.add(recorder.check(recovery_within=5))
+
+
+@pytest.mark.promise("P1", "P2", "P4")
+@pytest.mark.parametrize("how", ["absent", "black-holed", "unresolvable"])
+async def test_33_a_cluster_that_cannot_be_reached_holds_up_neither_the_start_nor_another_nor_the_end(
+    kafka_process: KafkaServer, fault_table: FaultTable, how: str
+) -> None:
+    await kafka_process.admin.create_topic("orders")
+    with Recorder(33, f"another broker {how}", broker="kafka") as recorder:
+        async with open_proxy(kafka_process.port) as proxy:
+            if how != "unresolvable":
+                {"absent": proxy.refuse, "black-holed": proxy.ignore}[how]()
+            host = "broker.invalid" if how == "unresolvable" else "127.0.0.1"
+            victim = KafkaBroker(f"kafka://{host}:{proxy.port}", name="victim")
+            healthy = KafkaBroker(f"kafka://{kafka_process.bootstrap}", name="healthy")
+            await trials.beside_an_unreachable_broker(healthy, victim, "orders", recorder)
+        fault_table.add(recorder.check())
+
+
+@pytest.mark.promise("P1")
+@pytest.mark.parametrize("fate", ["kill", "freeze", "close"])
+async def test_33_what_happens_to_one_broker_changes_nothing_for_another(tmp_path: Path, fate: str) -> None:
+    with kafka_server(tmp_path / "a") as first, kafka_server(tmp_path / "b") as second:
+        for server in (first, second):
+            await server.start()
+            await server.admin.create_topic("orders")
+        victim = KafkaBroker(f"kafka://{first.bootstrap}", name="victim")
+        other = KafkaBroker(f"kafka://{second.bootstrap}", name="other")
+        await trials.beside_a_broker_that_ends(other, victim, "orders", first, fate)
