@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 import threading
@@ -412,11 +413,9 @@ def test_writing_replaces_the_rows_of_this_run_and_keeps_the_others(tmp_path: Pa
 async def test_the_table_is_written_only_when_asked_for(tmp_path: Path, options: tuple[str, ...]) -> None:
     """A pytest of its own, with a copy of the hooks' folder layout."""
     here = Path(__file__).parent
-    (tmp_path / "tests").mkdir()
-    for source in [here / "__init__.py", here / "conftest.py", *(here / "bench").glob("*.py")]:
-        copy = tmp_path / source.relative_to(here.parent)
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_text(source.read_text())
+    shutil.copytree(here / "bench", tmp_path / "tests" / "bench")
+    for file in ("__init__.py", "conftest.py"):
+        shutil.copy(here / file, tmp_path / "tests")
     (tmp_path / "tests" / "test_one.py").write_text(
         "from .bench.table import Row\n\n\n"
         "def test_one(fault_table):\n    fault_table.add(Row(4, 'reset', 'redis', 0, 0, 0, 0, 1.0))\n"

@@ -77,7 +77,7 @@ async def test_publish_to_a_handler_goes_past_all_routing_and_to_a_destination_b
 async def test_publish_to_a_handler_reaches_it_where_no_route_would() -> None:
     class Unrouted(StrictBroker):
         def route(self, message: Message, destination: Any, declared: Any) -> tuple[str, ...]:
-            return ()
+            raise Unroutable("nobody gets anything")
 
     broker = Unrouted()
 
