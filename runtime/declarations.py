@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 from .adapter import Outgoing
 from .codec import Codec, encode_body
@@ -23,6 +23,18 @@ S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Awaitable[object]])
 Task = Callable[[], Awaitable[object]]
 T = TypeVar("T", bound=Task)
+
+
+class MessageOptions(TypedDict, total=False):
+    """What a publish may say beside body and destination; see `Declarations.publish`."""
+
+    key: str | None
+    headers: Mapping[str, str]
+    reply_to: str | None
+    correlation_id: str | None
+    content_type: str | None
+    message_id: str | None
+
 
 DEFAULT_CONCURRENCY = 10
 
@@ -134,18 +146,7 @@ class Declarations(Generic[S]):
         self.tasks.append(plain)
         return function
 
-    async def publish(
-        self,
-        body: Any,
-        destination: S | str,
-        *,
-        key: str | None = None,
-        headers: Mapping[str, str] = NO_HEADERS,
-        reply_to: str | None = None,
-        correlation_id: str | None = None,
-        content_type: str | None = None,
-        message_id: str | None = None,
-    ) -> str:
+    async def publish(self, body: Any, destination: S | str, **options: Unpack[MessageOptions]) -> str:
         """Send one message and return its id when the broker has confirmed it.
 
         While the broker is out of reach this waits, at most for the broker's `publish_limit`; put a cancel scope around
@@ -167,17 +168,7 @@ class Declarations(Generic[S]):
           TypeError, ValueError: the codec cannot encode `body`, or a key or header is no string that UTF-8 can encode.
         """
         live = self.live()
-        outgoing = compose(
-            live,
-            body,
-            destination,
-            key=key,
-            headers=headers,
-            reply_to=reply_to,
-            correlation_id=correlation_id,
-            content_type=content_type,
-            message_id=message_id,
-        )
+        outgoing = compose(live, body, destination, **options)
         await live.outbox.publish(outgoing)
         return outgoing.message.id
 

@@ -6,9 +6,12 @@ import errno
 import functools
 import os
 import socket
+import ssl
 from typing import Any
 
 import trio
+
+from .errors import SessionLost
 
 #: Seconds for one address, so that one that is black-holed leaves time for the next.
 ADDRESS_LIMIT = 3.0
@@ -58,3 +61,17 @@ class Dialer:
             return await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=self._lookups)
         except socket.gaierror as error:
             raise OSError(error.errno, f"cannot resolve {host!r}: {error.strerror}") from None
+
+
+async def wrap_tls(stream: trio.SocketStream, tls: ssl.SSLContext, host: str) -> trio.SSLStream[trio.SocketStream]:
+    """Shake hands over `stream`. Raises `SessionLost`; on every way out but the good one the socket is closed."""
+    secure = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
+    try:
+        await secure.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise SessionLost(f"no TLS with {host}: {error.__cause__ or error}", sent=False) from error
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return secure

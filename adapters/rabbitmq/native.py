@@ -6,7 +6,6 @@ is what a structured runtime must not have hidden in a client. pamqp is the code
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
@@ -14,7 +13,7 @@ from typing import Any, Final, NoReturn
 import trio
 from pamqp.commands import Connection as Commands
 
-from runtime.dial import Dialer
+from runtime.dial import Dialer, wrap_tls
 from runtime.errors import Refused, SessionLost
 from runtime.services import open_services
 
@@ -180,7 +179,7 @@ async def open_native_connection(
     try:
         with trio.fail_at(deadline):
             socket = await dialer.connect(address.host, address.port)
-            stream = socket if address.tls is None else await _wrap_tls(socket, address, address.tls)
+            stream = socket if address.tls is None else await wrap_tls(socket, address.tls, address.host)
     except trio.TooSlowError:
         raise SessionLost(f"no connection to {address} in time", sent=False) from None
     try:
@@ -201,18 +200,3 @@ async def open_native_connection(
                 await connection.close(CLOSE_LIMIT)
     finally:
         await trio.aclose_forcefully(stream)
-
-
-async def _wrap_tls(
-    stream: trio.SocketStream, address: Address, tls: ssl.SSLContext
-) -> trio.SSLStream[trio.SocketStream]:
-    secure = trio.SSLStream(stream, tls, server_hostname=address.host, https_compatible=True)
-    try:
-        await secure.do_handshake()
-    except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(stream)
-        raise SessionLost(f"no TLS with {address}: {error.__cause__ or error}", sent=False) from error
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-    return secure

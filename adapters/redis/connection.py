@@ -16,7 +16,7 @@ from typing import Any, Final
 import hiredis
 import trio
 
-from runtime.dial import Dialer
+from runtime.dial import Dialer, wrap_tls
 from runtime.errors import Refused, SessionLost
 from runtime.services import open_services
 
@@ -176,7 +176,7 @@ async def open_connection(address: Address, dialer: Dialer, limit: float, name: 
                 socket = await trio.open_unix_socket(address.path)
             else:
                 socket = await dialer.connect(address.host, address.port)
-            stream = socket if address.tls is None else await _wrap_tls(socket, address, address.tls)
+            stream = socket if address.tls is None else await wrap_tls(socket, address.tls, address.host)
     except trio.TooSlowError:
         raise SessionLost(f"no connection to {address} within {limit:g} s", sent=False) from None
     try:
@@ -191,21 +191,6 @@ async def open_connection(address: Address, dialer: Dialer, limit: float, name: 
             yield connection
     finally:
         await trio.aclose_forcefully(stream)
-
-
-async def _wrap_tls(
-    stream: trio.SocketStream, address: Address, tls: ssl.SSLContext
-) -> trio.SSLStream[trio.SocketStream]:
-    secure = trio.SSLStream(stream, tls, server_hostname=address.host, https_compatible=True)
-    try:
-        await secure.do_handshake()
-    except trio.BrokenResourceError as error:
-        await trio.aclose_forcefully(stream)
-        raise SessionLost(f"no TLS with {address}: {error.__cause__ or error}", sent=False) from error
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-    return secure
 
 
 async def _log_in(connection: Connection, address: Address, name: str) -> None:

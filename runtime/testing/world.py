@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 import trio
 
@@ -16,10 +16,10 @@ from runtime.broker_run import BrokerRun
 from runtime.codec import body_decoder
 from runtime.compiling import unique_name
 from runtime.context import active_run
-from runtime.declarations import compose
+from runtime.declarations import MessageOptions, compose
 from runtime.errors import ConfigurationError, leaves
 from runtime.handler import Function, Handler
-from runtime.message import NO_HEADERS, Message
+from runtime.message import Message
 from runtime.outside import outside
 from runtime.run import Run
 from runtime.subscription import SubscriptionState
@@ -57,40 +57,19 @@ class World:
             raise ConfigurationError(f"{broker!r} is not a broker of this world's application")
         return self._lines[broker]
 
-    async def publish(
-        self,
-        body: Any,
-        to: Any,
-        *,
-        key: str | None = None,
-        headers: Mapping[str, str] = NO_HEADERS,
-        reply_to: str | None = None,
-        correlation_id: str | None = None,
-        content_type: str | None = None,
-        message_id: str | None = None,
-    ) -> str:
+    async def publish(self, body: Any, to: Any, **options: Unpack[MessageOptions]) -> str:
         """Publish as another program would: straight to the broker, whatever the line to it suffers. Returns the id.
 
         Args:
           to: a handler of the application, or a destination. A destination that several brokers could mean goes to the
             one of them that subscribes it; is that not one either, publish through the broker object.
-          body, key, headers, …: see `Declarations.publish`.
+          body, options: see `Declarations.publish`.
 
         Raises `ConfigurationError` for an unknown handler or destination, `Unroutable` if nobody could receive it.
         """
         await trio.lowlevel.checkpoint()
         line, destination, log = self._find(to)
-        message = compose(
-            self._live(line),
-            body,
-            destination,
-            key=key,
-            headers=headers,
-            reply_to=reply_to,
-            correlation_id=correlation_id,
-            content_type=content_type,
-            message_id=message_id,
-        ).message
+        message = compose(self._live(line), body, destination, **options).message
         if log is not None:
             line.server.append(message, log, "test")
         elif (error := line.server.publish(message, destination, "test")) is not None:
