@@ -196,7 +196,7 @@ async def test_while_the_broker_takes_no_messages_publishes_wait_unsent_and_it_s
         with trio.move_on_after(5) as caller:
             await broker.publish(b"cancelled", "done")
         assert caller.cancelled_caught
-        with pytest.raises(BrokerUnavailable, match="within 30 s .* out of memory"):
+        with pytest.raises(BrokerUnavailable, match=r"within 30 s .* out of memory"):
             await broker.publish(b"too long", "done")
         assert app.status().broker("fake").publish_error == "it is out of memory"
         assert caplog.text.count("publishes are refused: it is out of memory") == 1

@@ -171,7 +171,11 @@ class AioConnection(Connection):
 
     def _closed(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
-        self.end(f"the connection broke: {error}" if error else "the server closed the connection")
+        self.end(
+            f"the connection broke: {str(error) or type(error).__name__}"
+            if error
+            else "the server closed the connection"
+        )
         self._over.set()
 
 
