@@ -136,7 +136,7 @@ class AioConnection(Connection):
     # ---- on asyncio ----------------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
-        amqp = aiormq.Connection(self._url, loop=self._loop, transport_factory=self._transport)
+        amqp = _Amqp(self._url, loop=self._loop, transport_factory=self._transport)
         amqp.vhost = self._address.vhost  # in a URL not every name survives
         amqp.channels = _Inboxes(self)
         await amqp.connect()
@@ -177,6 +177,11 @@ class AioConnection(Connection):
             else "the server closed the connection"
         )
         self._over.set()
+
+
+class _Amqp(aiormq.Connection):
+    #: It gives the server up after this many heartbeats, each with a second added; three by default.
+    HEARTBEAT_GRACE_MULTIPLIER = 2
 
 
 class _Transport(TransportFactory):
