@@ -136,7 +136,7 @@ class AioConnection(Connection):
     # ---- on asyncio ----------------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
-        amqp = aiormq.Connection(self._url, loop=self._loop, transport_factory=self._transport)
+        amqp = _Amqp(self._url, loop=self._loop, transport_factory=self._transport)
         amqp.vhost = self._address.vhost  # in a URL not every name survives
         amqp.channels = _Inboxes(self)
         await amqp.connect()
@@ -171,8 +171,17 @@ class AioConnection(Connection):
 
     def _closed(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
-        self.end(f"the connection broke: {error}" if error else "the server closed the connection")
+        self.end(
+            f"the connection broke: {str(error) or type(error).__name__}"
+            if error
+            else "the server closed the connection"
+        )
         self._over.set()
+
+
+class _Amqp(aiormq.Connection):
+    #: It gives the server up after this many heartbeats, each with a second added; three by default.
+    HEARTBEAT_GRACE_MULTIPLIER = 2
 
 
 class _Transport(TransportFactory):
