@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from adapters.rabbitmq import Queue, RabbitBroker
-from runtime import Runtime, SubscriptionState
+from adapters.rabbitmq import Queue, RabbitBroker, frames
+from adapters.rabbitmq.receiver import Taken
+from runtime import Message, Runtime, SubscriptionState
 
 from ..bench.logs import troubles
 from ..bench.rabbit import RabbitServer, Vhost
@@ -124,6 +125,43 @@ async def test_11_a_channel_that_the_server_closes_is_no_news_to_the_other_subsc
             with rabbit.channel() as channel:
                 channel.queue_delete("bad")
             await until(lambda: app.status().ready, within=5)
+        fault_table.add(recorder.check(recovery_within=5))
+
+
+@pytest.mark.promise("P6", "P8")
+async def test_11_a_bad_ack_closes_one_channel_whose_messages_come_again_and_the_other_subscription_goes_on(
+    rabbit: Vhost, connection: Connection, fault_table: FaultTable
+) -> None:
+    with Recorder(11, "channel closed for a bad ack", broker=place(rabbit, connection).kind) as recorder:
+        broker = RabbitBroker(rabbit.url, connection=connection)
+        handled = record_handled(broker, recorder)
+        attempts: list[int] = []
+        may_end = trio.Event()
+
+        @broker.subscriber("slow")
+        async def slow(number: int, message: Message) -> None:
+            attempts.append(message.attempt)
+            await may_end.wait()
+
+        async with Runtime(broker).open() as run:
+            await broker.publish(0, "slow")
+            await until(lambda: attempts)
+            (receipt,) = run.brokers[0].subscriptions[1].dispatch.held
+            assert isinstance(receipt, Taken)
+            channel = receipt.receiver.channel
+            channel.send(frames.ack(channel.number, 10_000))
+            await until(lambda: not channel.is_open)
+            recorder.fault("the server closed the channel", proof="unknown delivery tag" in str(channel.error))
+            recorder.mark_fault(unsettled=0)
+            for number in range(20):
+                await broker.publish(number, "orders")
+                recorder.confirmed(number)
+            await until(lambda: sorted(handled) == list(range(20)))
+            may_end.set()
+            await until(lambda: len(attempts) == 2, within=5)
+            assert attempts == [1, 2], "lost with its channel, and delivered again"
+            assert run.status().brokers[0].sessions == 1
+        assert rabbit.ready("slow") == 0
         fault_table.add(recorder.check(recovery_within=5))
 
 
