@@ -213,7 +213,7 @@ async def test_26_a_poison_message_does_no_harm_to_its_neighbours(
 
 
 @pytest.mark.promise("P1", "P2", "P4")
-@pytest.mark.parametrize("how", ["absent", "black-holed", "unresolvable"])
+@pytest.mark.parametrize("how", [pytest.param("absent", marks=[pytest.mark.soak]), "black-holed", "unresolvable"])
 async def test_33_a_cluster_that_cannot_be_reached_holds_up_neither_the_start_nor_another_nor_the_end(
     kafka_process: KafkaServer, fault_table: FaultTable, how: str
 ) -> None:
@@ -230,7 +230,7 @@ async def test_33_a_cluster_that_cannot_be_reached_holds_up_neither_the_start_no
 
 
 @pytest.mark.promise("P1")
-@pytest.mark.parametrize("fate", ["kill", "freeze", "close"])
+@pytest.mark.parametrize("fate", ["freeze", *(pytest.param(f, marks=[pytest.mark.soak]) for f in ("kill", "close"))])
 async def test_33_what_happens_to_one_broker_changes_nothing_for_another(tmp_path: Path, fate: str) -> None:
     with kafka_server(tmp_path / "a") as first, kafka_server(tmp_path / "b") as second:
         for server in (first, second):

@@ -54,7 +54,7 @@ async def test_the_loop_never_stalls_on_a_frozen_cluster(frozen: KafkaServer) ->
         await until(lambda: app.status().broker("kafka").state is LinkState.DEGRADED)
         app.stop()
     assert stalls.longest < NO_STALL
-    frozen.kill()
+    frozen.thaw()
     await until(lambda: not broker.left_over)
 
 
@@ -74,7 +74,7 @@ async def test_the_watch_over_the_loop_sees_a_call_to_a_client(frozen: KafkaServ
 async def test_cancelling_the_scope_around_a_frozen_broker_takes_less_than_a_second(frozen: KafkaServer) -> None:
     broker = KafkaBroker(f"kafka://{frozen.bootstrap}")
     await trials.cancelled_when_frozen(broker, "orders", frozen)
-    frozen.kill()
+    frozen.thaw()
     await until(lambda: not broker.left_over)
 
 

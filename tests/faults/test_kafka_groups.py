@@ -123,7 +123,7 @@ async def test_19_a_handler_longer_than_max_poll_interval_causes_no_rebalance(
     telling_kafka: KafkaServer, fault_table: FaultTable
 ) -> None:
     await telling_kafka.admin.create_topic("orders", 2)
-    limit = 1.5
+    limit = 1.0
     brief = {**BRIEF, "session.timeout.ms": 1000, "max.poll.interval.ms": int(1000 * limit)}
     broker = KafkaBroker(f"kafka://{telling_kafka.bootstrap}", properties=brief)
     done = trio.Event()
