@@ -99,7 +99,7 @@ class Storm:
 @pytest.mark.promise("P6")
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("seconds", "members"), [pytest.param(8, 4), pytest.param(60, 9, marks=[pytest.mark.soak])], ids=["short", "long"]
+    ("seconds", "members"), [pytest.param(6, 4), pytest.param(60, 9, marks=[pytest.mark.soak])], ids=["short", "long"]
 )
 async def test_18_a_rebalance_storm_ends_without_a_commit_after_a_revoke(
     telling_kafka: KafkaServer, fault_table: FaultTable, seconds: float, members: int

@@ -68,7 +68,7 @@ async def survives(kafka: KafkaAdmin, topic: str, group: str, recorder: Recorder
 
 
 #: Tasks that are the adapter's own; those of the core have their own test, which takes no seconds.
-OWN = ("producer: end", "consumer: end", "kafka: subscription")
+OWN = ("producer: end", "consumer: end")
 
 
 @pytest.mark.parametrize("name", [n if n in OWN else pytest.param(n, marks=[pytest.mark.soak]) for n in FATE])
