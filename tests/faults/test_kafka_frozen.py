@@ -29,7 +29,7 @@ async def frozen(kafka_process: KafkaServer) -> KafkaServer:
 
 @pytest.mark.promise("P1", "P2", "P3")
 async def test_the_loop_never_stalls_on_a_frozen_cluster_which_is_degraded_and_found_again(frozen: KafkaServer) -> None:
-    broker = KafkaBroker(f"kafka://{frozen.bootstrap}", publish_limit=1, probe_interval=0.5)
+    broker = KafkaBroker(f"kafka://{frozen.bootstrap}", publish_limit=2.5, probe_interval=0.5)
     handled: list[int] = []
 
     @broker.subscriber("orders")
