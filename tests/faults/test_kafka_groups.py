@@ -61,8 +61,9 @@ class Storm:
     async def _is_committed(self) -> bool:
         return await self._server.admin.lag("default", "orders") == 0
 
-    def _missing(self) -> list[int]:
-        return sorted(set(range(self.published)) - self.handled)[:20]
+    def _missing(self) -> object:
+        missing = sorted(set(range(self.published)) - self.handled)
+        return len(missing), missing[:20], "threads left over:", sum(broker.left_over for broker in self.brokers)
 
     def _member(self) -> KafkaBroker:
         self.brokers.append(broker := KafkaBroker(f"kafka://{self._server.bootstrap}", properties=BRIEF))
