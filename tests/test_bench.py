@@ -413,9 +413,10 @@ async def test_the_table_is_written_only_when_asked_for(tmp_path: Path, options:
     """A pytest of its own, with a copy of the hooks' folder layout."""
     here = Path(__file__).parent
     (tmp_path / "tests").mkdir()
-    for source in [here / "__init__.py", here / "conftest.py", *(here / "bench").glob("*.py")]:
+    bench = [file for file in (here / "bench").rglob("*") if file.suffix in (".py", ".xml")]
+    for source in [here / "__init__.py", here / "conftest.py", *bench]:
         copy = tmp_path / source.relative_to(here.parent)
-        copy.parent.mkdir(exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(source.read_text())
     (tmp_path / "tests" / "test_one.py").write_text(
         "from .bench.table import Row\n\n\n"
