@@ -17,18 +17,18 @@ from ..bench.table import FaultTable
 from ..bench.traffic import traffic
 from ..bench.waiting import until_told
 
-pytestmark = [pytest.mark.broker("kafka"), pytest.mark.timeout(120), pytest.mark.promise("P5", "P6")]
+pytestmark = [pytest.mark.broker("kafka"), pytest.mark.soak, pytest.mark.timeout(120), pytest.mark.promise("P5", "P6")]
 
 #: The library waits a minute for an answer unless it is told otherwise, and a frozen node gives none.
 IMPATIENT = {"socket.timeout.ms": 3000}
 
 
 async def under_load(
-    cluster: KafkaCluster, recorder: Recorder, *faults: Callable[[], Awaitable[object]], pause: float = 0
+    cluster: KafkaCluster, recorder: Recorder, *faults: Callable[[], Awaitable[object]], total: int, pause: float = 0
 ) -> None:
-    """The faults one after another, at equal shares of the load."""
+    """The faults one after another, at equal shares of the load. It recovered when all is confirmed and handled."""
     broker = KafkaBroker(f"kafka://{cluster.bootstrap}", properties=IMPATIENT)
-    async with traffic(broker, "orders", recorder, total=6_000, pause=pause) as load:
+    async with traffic(broker, "orders", recorder, total=total, pause=pause) as load:
         unsettled = 0
         for number, fault in enumerate(faults, 1):
             await load.reaches(number / (len(faults) + 2))
@@ -36,6 +36,7 @@ async def under_load(
             await fault()
             recorder.mark_fault(unsettled=unsettled)
         await load.ends(within=60)
+        recorder.mark_recovered()
 
 
 async def test_25_a_rolling_restart_of_three_nodes(kafka_nodes: KafkaCluster, fault_table: FaultTable) -> None:
@@ -55,7 +56,7 @@ async def test_25_a_rolling_restart_of_three_nodes(kafka_nodes: KafkaCluster, fa
             return all(len(partition.isrs) == 3 for partition in found.partitions.values())
 
         restarts = [partial(restart, node) for node in kafka_nodes.nodes]
-        await under_load(kafka_nodes, recorder, *restarts, pause=0.1)  # else it would be over before the last of them
+        await under_load(kafka_nodes, recorder, *restarts, total=6_000, pause=0.1)  # over when the last of them is
         bound = recorder.unsettled + len(recorder.unknown)
         fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
 
@@ -69,7 +70,7 @@ async def test_25_the_groups_coordinator_killed(kafka_nodes: KafkaCluster, fault
             coordinator.kill()
             recorder.fault("it is gone", proof=not coordinator.is_running())
 
-        await under_load(kafka_nodes, recorder, kill)
+        await under_load(kafka_nodes, recorder, kill, total=3_000)
         bound = recorder.unsettled + len(recorder.unknown)
         fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
 
@@ -82,7 +83,7 @@ async def test_25_a_frozen_node(kafka_nodes: KafkaCluster, fault_table: FaultTab
         async def freeze() -> None:
             leader.freeze()
 
-        await under_load(kafka_nodes, recorder, freeze)
+        await under_load(kafka_nodes, recorder, freeze, total=3_000)
         assert (await kafka_nodes.leader("orders", 0)).node != leader.node, "another node took over"
         recorder.fault("it was frozen to the end", proof=not leader.answers())
         leader.thaw()

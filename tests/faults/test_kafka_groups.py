@@ -61,8 +61,9 @@ class Storm:
     async def _is_committed(self) -> bool:
         return await self._server.admin.lag("default", "orders") == 0
 
-    def _missing(self) -> list[int]:
-        return sorted(set(range(self.published)) - self.handled)[:20]
+    def _missing(self) -> object:
+        missing = sorted(set(range(self.published)) - self.handled)
+        return len(missing), missing[:20], "threads left over:", sum(broker.left_over for broker in self.brokers)
 
     def _member(self) -> KafkaBroker:
         self.brokers.append(broker := KafkaBroker(f"kafka://{self._server.bootstrap}", properties=BRIEF))
@@ -99,7 +100,7 @@ class Storm:
 @pytest.mark.promise("P6")
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("seconds", "members"), [pytest.param(8, 4), pytest.param(60, 9, marks=[pytest.mark.soak])], ids=["short", "long"]
+    ("seconds", "members"), [pytest.param(6, 4), pytest.param(60, 9, marks=[pytest.mark.soak])], ids=["short", "long"]
 )
 async def test_18_a_rebalance_storm_ends_without_a_commit_after_a_revoke(
     telling_kafka: KafkaServer, fault_table: FaultTable, seconds: float, members: int
@@ -123,7 +124,7 @@ async def test_19_a_handler_longer_than_max_poll_interval_causes_no_rebalance(
     telling_kafka: KafkaServer, fault_table: FaultTable
 ) -> None:
     await telling_kafka.admin.create_topic("orders", 2)
-    limit = 1.5
+    limit = 1.0
     brief = {**BRIEF, "session.timeout.ms": 1000, "max.poll.interval.ms": int(1000 * limit)}
     broker = KafkaBroker(f"kafka://{telling_kafka.bootstrap}", properties=brief)
     done = trio.Event()

@@ -29,7 +29,7 @@ def module(servers: str, *, options: str = "probe_interval=1", grace: float = 10
 
 
 @pytest.mark.promise("P4")
-@pytest.mark.parametrize("how", ["absent", "refusing", "black-holed"])
+@pytest.mark.parametrize("how", ["absent", pytest.param("refusing", marks=[pytest.mark.soak]), "black-holed"])
 async def test_serve_starts_at_once_without_kafka_and_consumes_when_it_appears(
     kafka_to_come: KafkaServer, how: str
 ) -> None:

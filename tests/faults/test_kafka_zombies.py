@@ -21,7 +21,7 @@ from ..bench.waiting import until
 
 pytestmark = [pytest.mark.broker("kafka"), pytest.mark.promise("P8")]
 
-#: What the death of each must come to. Those of the core are killed in test_zombies.
+#: What the death of each must come to.
 FATE = {
     "broker kafka": "raises",
     "kafka: supervisor": "heals",
@@ -67,7 +67,11 @@ async def survives(kafka: KafkaAdmin, topic: str, group: str, recorder: Recorder
         assert nursery.cancel_scope.cancel_called, "silence: neither handled nor raised"
 
 
-@pytest.mark.parametrize("name", FATE)
+#: Tasks that are the adapter's own; those of the core have their own test, which takes no seconds.
+OWN = ("producer: end", "consumer: end")
+
+
+@pytest.mark.parametrize("name", [n if n in OWN else pytest.param(n, marks=[pytest.mark.soak]) for n in FATE])
 async def test_29_a_killed_task_ends_in_recovery_or_in_an_error_and_never_in_silence(
     kafka: KafkaAdmin, topic: str, fault_table: FaultTable, name: str
 ) -> None:

@@ -15,6 +15,13 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ign
 
 from ..waiting import until_told
 
+#: What a server says of a group that nobody has joined yet, and of any while it makes the topic of the groups.
+NO_GROUP = (
+    KafkaError.GROUP_ID_NOT_FOUND,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.NOT_COORDINATOR,
+)
 #: Seconds that any question may take.
 PATIENCE = 10.0
 
@@ -79,7 +86,7 @@ class KafkaAdmin:
         try:
             described = await self._describe(group)
         except KafkaException as error:
-            if error.args[0].code() not in (KafkaError.GROUP_ID_NOT_FOUND, KafkaError.COORDINATOR_LOAD_IN_PROGRESS):
+            if error.args[0].code() not in NO_GROUP:
                 raise
             return {}
         return {
