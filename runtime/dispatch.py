@@ -65,6 +65,8 @@ class Dispatch:
         self._settler = settler
         self._intake = intake
         self._ordered = ordered
+        #: By message id: handlers that run although their delivery is lost, and when they will have ended.
+        self._strays: dict[str, trio.Event] = {}
         #: One for each running handler where the loss of a lease cancels it, see `Features.lost`.
         self._scopes: dict[Delivery, trio.CancelScope] | None = {} if cancel_lost else None
         self._turns: Turns[_Ticket] = Turns(concurrency)
@@ -113,6 +115,8 @@ class Dispatch:
         delivered again, does not run beside itself."""
         if delivery.state is not State.SETTLED:
             delivery.step(Step.LOSE)
+            if delivery in self.running:
+                self._strays.setdefault(delivery.message.id, trio.Event())
             if self._scopes is not None and delivery in self._scopes:
                 self._scopes[delivery].cancel()
 
@@ -129,7 +133,8 @@ class Dispatch:
                 await ticket.call()
             # One whose turn came by the cancel of another, before its own was heard, does not begin.
             await trio.lowlevel.checkpoint_if_cancelled()
-            if ticket.granted and delivery.state is State.RECEIVED:
+            may_begin = ticket.granted and (not self._strays or await self._outwait_stray(delivery))
+            if may_begin and delivery.state is State.RECEIVED:
                 delivery.step(Step.HANDLE)
                 self.running[delivery] = trio.current_time()
                 outcome = INTERRUPTED
@@ -137,12 +142,22 @@ class Dispatch:
         finally:
             self.counters.cancelled += outcome is INTERRUPTED
             self.running.pop(delivery, None)
+            if delivery.state is State.LOST and (ended := self._strays.pop(delivery.message.id, None)) is not None:
+                ended.set()
             if ticket.granted:
                 successor = self._turns.leave(self._lane(delivery))
                 if successor is not None:
                     successor.granted = True
                     successor.called()
             self._settler.put(delivery, outcome, self._done)
+
+    async def _outwait_stray(self, delivery: Delivery) -> bool:
+        """A message that is delivered again while its lost self is still being handled waits for that: it is not run
+        beside itself. It has its turn already; so has the other. Returns whether it may begin then: not in a drain."""
+        if (ended := self._strays.get(delivery.message.id)) is None:
+            return True
+        await ended.wait()
+        return not self._intake.is_closing
 
     async def _handle_while_held(self, delivery: Delivery) -> Outcome:
         assert self._scopes is not None

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from adapters.memory import MemoryBroker
 from runtime import BrokerUnavailable, Message, Runtime
-from runtime.delivery import Ack, Reject
+from runtime.delivery import Ack, Reject, Release
 
 from .bench.waiting import until
 from .fakes import FakeBroker, PartitionedBroker
@@ -204,6 +204,54 @@ async def test_what_is_no_exception_is_no_failure_of_a_message_but_the_end_of_th
     with pytest.RaisesGroup(type(error), flatten_subgroups=True):
         await Runtime(broker).serve()
     assert broker.settled(Ack) == []
+
+
+@pytest.mark.promise("P6")
+async def test_a_message_delivered_again_does_not_run_beside_its_lost_self_and_others_do_not_wait_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    broker = FakeBroker()
+    began: list[tuple[str, float]] = []
+
+    @broker.subscriber("orders", concurrency=4)
+    async def handle(body: str) -> None:
+        began.append((body, trio.current_time()))
+        await trio.sleep(20 if body == "a" else 1)
+
+    broker.put("a")
+    async with Runtime(broker).open():
+        await until(lambda: began)
+        broker.lose()
+        await until(lambda: len(broker.sessions) == 2)
+        broker.lose("once more, while the second waits")
+        await until(lambda: len(broker.sessions) == 3)
+        broker.put("b")
+        await until(lambda: len(broker.settlements) == 2, within=100)
+    start = began[0][1]
+    assert [body for body, _ in began] == ["a", "b", "a"]
+    assert began[1][1] < start + 5
+    assert began[2][1] == pytest.approx(start + 20)
+    assert broker.settled(Ack) == ["b", "a"]
+
+
+async def test_a_drain_gives_back_what_waits_for_its_lost_self(autojump_clock: MockClock) -> None:
+    broker = FakeBroker()
+    began: list[str] = []
+
+    @broker.subscriber("orders")
+    async def handle(body: str) -> None:
+        began.append(body)
+        await trio.sleep(20)
+
+    broker.put("a")
+    async with Runtime(broker).open() as run:
+        await until(lambda: began)
+        broker.lose()
+        await until(lambda: len(broker.sessions) == 2 and len(run.brokers[0].subscriptions[0].dispatch.held) == 2)
+        run.stop()
+    assert began == ["a"]
+    assert broker.settled(Release) == ["a"]
+    assert run.report.cancelled == 0
 
 
 @pytest.mark.parametrize("kind", [FakeBroker, PartitionedBroker])
