@@ -167,9 +167,10 @@ class GroupConsumer:
         self.thread.obey(0.0)
         wait = self._make_room(client)
         if wait > 0:
-            # Nobody has room: a command says when somebody has, and the client is polled for its callbacks alone.
+            # Nobody has room, or nobody reads yet: a command says when that changes, and the client is polled for its
+            # callbacks alone.
             self.thread.obey(wait)
-            if not all(inlet.is_paused for inlet in self._inlets.values()):
+            if not all(inlet.is_paused for inlet in self._inlets.values()) or set(self._inlets) != self._subscribed:
                 return
             first = client.poll(0)
         else:
@@ -179,7 +180,7 @@ class GroupConsumer:
         self._post([first, *client.consume(MOST - 1, 0)])
 
     def _make_room(self, client: confluent_kafka.Consumer) -> float:
-        """Pause and resume. Returns how long to wait because nobody has room, 0 if somebody has."""
+        """Pause and resume. Returns how long to wait because nobody has room, or is there; 0 if somebody has."""
         now = time.monotonic()
         inlets = set(self._inlets.values())
         with_room = 0
@@ -199,7 +200,7 @@ class GroupConsumer:
             if inlet.full_since is not None and not inlet.is_paused and (with_room or late):
                 inlet.is_paused = True
                 client.pause(self._partitions(inlet))
-        return 0.0 if with_room or not inlets else POLL
+        return 0.0 if with_room else POLL
 
     def _partitions(self, inlet: Inlet) -> list[TopicPartition]:
         return [TopicPartition(*place) for place in self._assigned if self._inlets.get(place.topic) is inlet]
