@@ -82,7 +82,7 @@ class GroupConsumer:
         # The thread's own.
         self._client: confluent_kafka.Consumer | None = None
         self._inlets: dict[str, Inlet] = {}
-        self._subscribed: set[str] = set()
+        self._subscribed: dict[str, Inlet] = {}
         self._assigned: set[Place] = set()
         self._draining: set[Place] = set()
         #: What to commit: for each partition the offset to go on with.
@@ -152,9 +152,14 @@ class GroupConsumer:
         return self.health.fatal or self.health.refused or stopped
 
     def _subscribe(self, client: confluent_kafka.Consumer) -> None:
-        wanted = set(self._inlets)
-        if wanted == self._subscribed or self.joining:
+        if self._inlets == self._subscribed or self.joining:
             return
+        # A source that was closed and opened again reads from the commit, so its partitions are given back in between.
+        kept = {topic: inlet for topic, inlet in self._inlets.items() if self._subscribed.get(topic) in (None, inlet)}
+        assigned = {place.topic for place in self._assigned}
+        wanted = {topic: inlet for topic, inlet in kept.items() if topic in self._subscribed or topic not in assigned}
+        if wanted == self._subscribed:
+            return  # they are on their way
         self._subscribed = wanted
         if wanted:
             callbacks = {"on_assign": self._on_assign, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
@@ -170,7 +175,7 @@ class GroupConsumer:
             # Nobody has room, or nobody reads yet: a command says when that changes, and the client is polled for its
             # callbacks alone.
             self.thread.obey(wait)
-            if not all(inlet.is_paused for inlet in self._inlets.values()) or set(self._inlets) != self._subscribed:
+            if not all(inlet.is_paused for inlet in self._inlets.values()) or self._inlets != self._subscribed:
                 return
             first = client.poll(0)
         else:

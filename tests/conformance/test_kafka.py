@@ -129,7 +129,11 @@ class MockRig(KafkaRig):
     admin: MockKafkaAdmin
     #: A rebalance of the mock takes a session's time-out less a second, whoever has answered by then; and a fetch that
     #: waits is not told of new records.
-    properties = {"session.timeout.ms": 1200, "heartbeat.interval.ms": 50, "fetch.wait.max.ms": 20}
+    properties: ClassVar[Mapping[str, int]] = {
+        "session.timeout.ms": 1200,
+        "heartbeat.interval.ms": 50,
+        "fetch.wait.max.ms": 20,
+    }
 
     def source(self, name: str, group: str | None = None) -> Topic:
         # It makes a topic by itself, with four partitions.
