@@ -311,7 +311,7 @@ class GroupConsumer:
         self.thread.report(self._listener.on_revoking, list(places))
         deadline = time.monotonic() + REVOKE_LIMIT
         while self._draining and not self.thread.stopping and (rest := deadline - time.monotonic()) > 0:
-            self.thread.obey(min(rest, POLL))
+            self.thread.obey(min(rest, POLL), in_callback=True)
         self._draining.clear()
         marks = {place: position for place, position in {**self._sent, **self._marks}.items() if place in places}
         if marks:
