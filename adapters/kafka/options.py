@@ -213,7 +213,8 @@ class Settings:
             "socket.keepalive.enable": True,
             "bootstrap.servers": self.servers,
             "socket.connection.setup.timeout.ms": _ms(max(self.connect_limit, 1.0)),
-            "statistics.interval.ms": _ms(max(self.probe_interval / 4, 0.1)),
+            # Publishers wait for its news too, so it is never slow.
+            "statistics.interval.ms": _ms(min(max(self.probe_interval / 4, 0.1), 0.5)),
             "logger": _LibraryLog(),
         }
 
