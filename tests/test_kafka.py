@@ -13,19 +13,18 @@ from typing import Any
 import confluent_kafka
 import pytest
 import trio
-import trio.testing
 
 from adapters.kafka import KafkaBroker, Topic, consumer
-from runtime import BrokerUnavailable, Message, Rejected, Runtime, SubscriptionState
+from runtime import Message, Rejected, Runtime, SubscriptionState
 
 from .bench.kafka.admin import KafkaAdmin
 from .bench.kafka_handlers import QUICK, client_threads, collect
-from .bench.mock_kafka import MockKafkaAdmin, mock_kafka
+from .bench.mock_kafka import mock_kafka
 from .bench.waiting import until, until_told
 
 
 @pytest.fixture(scope="module", autouse=True)
-def mock() -> Iterator[MockKafkaAdmin]:
+def mock() -> Iterator[KafkaAdmin]:
     """Autouse, so that its pipes are there before the first test counts its files."""
     with mock_kafka() as admin:
         yield admin
@@ -336,43 +335,3 @@ async def test_one_member_name_is_not_given_to_two_consumers(cluster: KafkaAdmin
         await until(lambda: SubscriptionState.FAILING in [s.state for s in app.status().broker("kafka").subscriptions])
         (error,) = [e for s in app.status().broker("kafka").subscriptions if (e := s.error) is not None]
         assert error.startswith(f"member 'm' of group {name!r} reads {name}")
-
-
-@pytest.mark.parametrize("probe_interval", [1, 600])
-async def test_while_no_server_can_be_reached_publishes_wait_unsent_and_go_out_as_soon_as_one_is_back(
-    mock: MockKafkaAdmin, name: str, probe_interval: float
-) -> None:
-    broker = KafkaBroker(mock.bootstrap, publish_limit=4, probe_interval=probe_interval)
-    app = Runtime(broker)
-    answers: list[str] = []
-
-    async def publish(body: str) -> None:
-        try:
-            await broker.publish(body, name)
-        except BrokerUnavailable:
-            answers.append(body)
-
-    async with app.open(), trio.open_nursery() as nursery:
-        await broker.publish("before", name)
-        mock.go_down()
-        try:
-            # The client finds out by itself.
-            (session,) = [await broker.live().link.session()]
-            await until(lambda: session._producer.health.complaint, why=app.status)  # type: ignore[attr-defined]
-            nursery.start_soon(publish, "first")
-            await until(lambda: app.status().broker("kafka").publish_error, why=app.status)
-            nursery.start_soon(publish, "second")
-            # Handed to the library, the second one would have been taken while the first one waited there.
-            await until(lambda: len(answers) == 2, why=lambda: answers)
-            with trio.move_on_after(0.5) as cut:
-                await broker.publish("cancelled", name)
-            assert cut.cancelled_caught
-            nursery.start_soon(publish, "last")
-            await trio.testing.wait_all_tasks_blocked(0.05)
-        finally:
-            mock.come_up()
-        with trio.fail_after(4):
-            await broker.publish("after", name)
-        assert app.status().broker("kafka").publish_error is None
-    assert answers == ["first", "second"]
-    assert sorted(r.value() for r in await mock.records(name)) == [b"after", b"before", b"last"]

@@ -213,8 +213,7 @@ class Settings:
             "socket.keepalive.enable": True,
             "bootstrap.servers": self.servers,
             "socket.connection.setup.timeout.ms": _ms(max(self.connect_limit, 1.0)),
-            # Publishers wait for its news too, so it is never slow.
-            "statistics.interval.ms": _ms(min(max(self.probe_interval / 4, 0.1), 0.5)),
+            "statistics.interval.ms": _ms(max(self.probe_interval / 4, 0.1)),
             "logger": _LibraryLog(),
         }
 

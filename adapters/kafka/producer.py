@@ -25,9 +25,6 @@ _REPORT_WAIT: Final = 0.005
 _IDLE_WAIT: Final = 0.05
 #: Seconds for what is in flight when the producer is closed.
 _FLUSH_LIMIT: Final = 0.15
-#: Seconds between two looks for a server while there is none, and for each. It holds up a close.
-_LOOK_EVERY: Final = 0.4
-_LOOK_LIMIT: Final = 0.1
 #: Seconds for a new topic to be found or made by the cluster.
 _TOPIC_LIMIT: Final = 1.0
 
@@ -66,21 +63,6 @@ class Producer:
         if batch.left:
             raise SessionLost("the session ended before the report")
         return batch.results
-
-    async def writable(self, paused: Callable[[str], None]) -> None:
-        """Wait while no server of the cluster can be reached: what is not handed over has certainly not been sent.
-
-        Raises `SessionLost`. A cancel leaves at most one look behind, in the thread.
-        """
-        while (why := self.health.complaint) is not None:
-            paused(f"Kafka takes no messages for now: {why}")
-            # The library connects when it is asked for something, and now nobody asks.
-            try:
-                if await self.thread.ask(self._look_for_a_server):
-                    return
-            except Exception as error:
-                raise SessionLost(f"the producer has ended: {error}", sent=False) from error
-            await trio.sleep(_LOOK_EVERY)
 
     def start(self) -> None:
         self.thread.start(self._drive)
@@ -137,22 +119,6 @@ class Producer:
                 patience = min(patience * 2, max(rest, 0.05))
             else:
                 return
-
-    def _look_for_a_server(self) -> bool:
-        """Whether one has answered."""
-        client = self._client
-        assert client is not None
-        # Of a topic that is there: the question alone may make a new one. Where none is known, the library waits instead.
-        topic = next(iter(self._known_topics), None)
-        if topic is None:
-            return True
-        try:
-            client.list_topics(topic, timeout=_LOOK_LIMIT)
-        except KafkaException:
-            client.poll(0)  # statistics tell of an answer that came too late for this
-            return False
-        self.health.complaint = None
-        return True
 
     def _send(self, batch: _Batch) -> None:
         client = self._client

@@ -140,7 +140,7 @@ class KafkaSession:
         return None
 
     async def writable(self, paused: Callable[[str], None]) -> None:
-        await self._producer.writable(paused)
+        pass  # librdkafka keeps what the cluster does not take yet
 
     async def publish(self, batch: Sequence[Outgoing]) -> Sequence[Exception | None]:
         return await self._producer.publish(batch, self._settings.publish_limit * KEEP)
