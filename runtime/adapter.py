@@ -40,6 +40,9 @@ class Features:
     #: What becomes of a handler whose delivery's lease is gone: it is `finished` (most brokers deliver again only later),
     #: or `cancelled`, because another process may be at work on the same partition by now.
     lost: Literal["finished", "cancelled"] = "finished"
+    #: What the broker remembers as acknowledged when a session ends: `each` message, or the `prefix` of a partition in
+    #: which every one is. There, what was acknowledged behind one that was not comes again with it.
+    acks: Literal["each", "prefix"] = "each"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from adapters.kafka import consumer
 from adapters.kafka.consumer import Batch, GroupConsumer
+from adapters.kafka.inlet import Inlet
 from adapters.kafka.lease import Place
 from adapters.kafka.threads import ClientThread, Leftovers
+from adapters.kafka.topics import Topic
 
 HERE, THERE = Place("orders", 0), Place("orders", 1)
 
@@ -21,6 +23,13 @@ HERE, THERE = Place("orders", 0), Place("orders", 1)
 class Client:
     def __init__(self) -> None:
         self.commits: list[dict[Place, int]] = []
+        self.subscriptions: list[list[str]] = []
+
+    def subscribe(self, topics: list[str], **callbacks: object) -> None:
+        self.subscriptions.append(topics)
+
+    def unsubscribe(self) -> None:
+        self.subscriptions.append([])
 
     def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
         assert asynchronous, "the synchronous one has no time limit"
@@ -69,6 +78,10 @@ class Bench:
     def mark(self, positions: dict[Place, int]) -> None:
         self.consumer.mark(positions)
         self.thread.obey()
+
+    def round(self) -> None:
+        self.thread.obey()
+        self.consumer._subscribe(self._client)
 
     def commit(self) -> None:
         self.consumer._commit(self._client)
@@ -159,3 +172,38 @@ async def test_a_commit_that_was_refused_after_its_partition_went_is_dropped() -
     bench.lose(HERE)
     bench.answer(KafkaError(KafkaError.ILLEGAL_GENERATION), {HERE: 5})
     assert bench.marks == {}
+
+
+async def test_a_source_that_is_closed_and_opened_again_at_once_gives_its_partitions_back_in_between() -> None:
+    bench = Bench()
+    closed, opened, other = (
+        Inlet(Topic("orders"), began=False),
+        Inlet(Topic("orders"), began=True),
+        Inlet(Topic("other"), began=False),
+    )
+    bench.consumer.add(other)
+    bench.consumer.add(closed)
+    bench.round()
+    bench.assign(HERE, Place("other", 0))
+    bench.consumer.remove(closed)
+    bench.consumer.add(opened)
+    bench.round()
+    bench.round()
+    assert bench.client.subscriptions == [["orders", "other"], ["other"]], "they are not given back yet"
+    bench.revoke(HERE)
+    bench.round()
+    assert bench.client.subscriptions == [["orders", "other"], ["other"], ["orders", "other"]]
+
+
+async def test_a_group_s_only_source_that_is_opened_again_at_once_is_joined_again() -> None:
+    bench = Bench()
+    closed, opened = Inlet(Topic("orders"), began=False), Inlet(Topic("orders"), began=True)
+    bench.consumer.add(closed)
+    bench.round()
+    bench.assign(HERE)
+    bench.consumer.remove(closed)
+    bench.consumer.add(opened)
+    bench.round()
+    bench.lose(HERE)
+    bench.round()
+    assert bench.client.subscriptions == [["orders"], [], ["orders"]]

@@ -54,6 +54,25 @@ async def test_a_question_is_answered_with_a_result_an_error_or_the_threads_end(
     assert not loss.value.sent
 
 
+async def test_what_is_asked_during_a_callback_is_answered_after_it_and_what_is_told_is_done_at_once() -> None:
+    thread = ClientThread("client", Leftovers())
+    happened: list[str] = []
+
+    def drive() -> None:
+        while "told" not in happened:
+            thread.obey(0.01, in_callback=True)
+        happened.append("the callback is over")
+        _drive(thread)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(thread.ask, lambda: happened.append("asked"))
+        await trio.testing.wait_all_tasks_blocked()
+        thread.tell(lambda: happened.append("told"))
+        thread.start(drive)
+    assert happened == ["told", "the callback is over", "asked"]
+    await thread.stop(1)
+
+
 async def test_what_kills_the_thread_reaches_whoever_waits_for_it() -> None:
     thread = ClientThread("client", Leftovers())
     may_fail = threading.Event()

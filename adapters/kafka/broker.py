@@ -37,7 +37,13 @@ class KafkaBroker(Broker[Topic]):
     """
 
     features: ClassVar[Features] = Features(
-        ordering="process", lease="session", attempts="session", groups=True, unroutable=False, lost="cancelled"
+        ordering="process",
+        lease="session",
+        attempts="session",
+        groups=True,
+        unroutable=False,
+        lost="cancelled",
+        acks="prefix",
     )
     schemes: ClassVar[tuple[str, ...]] = ("kafka",)
 

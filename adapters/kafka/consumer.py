@@ -82,7 +82,7 @@ class GroupConsumer:
         # The thread's own.
         self._client: confluent_kafka.Consumer | None = None
         self._inlets: dict[str, Inlet] = {}
-        self._subscribed: set[str] = set()
+        self._subscribed: dict[str, Inlet] = {}
         self._assigned: set[Place] = set()
         self._draining: set[Place] = set()
         #: What to commit: for each partition the offset to go on with.
@@ -152,9 +152,14 @@ class GroupConsumer:
         return self.health.fatal or self.health.refused or stopped
 
     def _subscribe(self, client: confluent_kafka.Consumer) -> None:
-        wanted = set(self._inlets)
-        if wanted == self._subscribed or self.joining:
+        if self._inlets == self._subscribed or self.joining:
             return
+        # A source that was closed and opened again reads from the commit, so its partitions are given back in between.
+        kept = {topic: inlet for topic, inlet in self._inlets.items() if self._subscribed.get(topic) in (None, inlet)}
+        assigned = {place.topic for place in self._assigned}
+        wanted = {topic: inlet for topic, inlet in kept.items() if topic in self._subscribed or topic not in assigned}
+        if wanted == self._subscribed:
+            return  # they are on their way
         self._subscribed = wanted
         if wanted:
             callbacks = {"on_assign": self._on_assign, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
@@ -167,9 +172,10 @@ class GroupConsumer:
         self.thread.obey(0.0)
         wait = self._make_room(client)
         if wait > 0:
-            # Nobody has room: a command says when somebody has, and the client is polled for its callbacks alone.
+            # Nobody has room, or nobody reads yet: a command says when that changes, and the client is polled for its
+            # callbacks alone.
             self.thread.obey(wait)
-            if not all(inlet.is_paused for inlet in self._inlets.values()):
+            if not all(inlet.is_paused for inlet in self._inlets.values()) or self._inlets != self._subscribed:
                 return
             first = client.poll(0)
         else:
@@ -179,7 +185,7 @@ class GroupConsumer:
         self._post([first, *client.consume(MOST - 1, 0)])
 
     def _make_room(self, client: confluent_kafka.Consumer) -> float:
-        """Pause and resume. Returns how long to wait because nobody has room, 0 if somebody has."""
+        """Pause and resume. Returns how long to wait because nobody has room, or is there; 0 if somebody has."""
         now = time.monotonic()
         inlets = set(self._inlets.values())
         with_room = 0
@@ -199,7 +205,7 @@ class GroupConsumer:
             if inlet.full_since is not None and not inlet.is_paused and (with_room or late):
                 inlet.is_paused = True
                 client.pause(self._partitions(inlet))
-        return 0.0 if with_room or not inlets else POLL
+        return 0.0 if with_room else POLL
 
     def _partitions(self, inlet: Inlet) -> list[TopicPartition]:
         return [TopicPartition(*place) for place in self._assigned if self._inlets.get(place.topic) is inlet]
@@ -305,7 +311,7 @@ class GroupConsumer:
         self.thread.report(self._listener.on_revoking, list(places))
         deadline = time.monotonic() + REVOKE_LIMIT
         while self._draining and not self.thread.stopping and (rest := deadline - time.monotonic()) > 0:
-            self.thread.obey(min(rest, POLL))
+            self.thread.obey(min(rest, POLL), in_callback=True)
         self._draining.clear()
         marks = {place: position for place, position in {**self._sent, **self._marks}.items() if place in places}
         if marks:

@@ -58,6 +58,9 @@ class ClientThread:
         self._token = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
         self._questions: set[_Question[Any]] = set()
+        # The thread's own.
+        self._is_in_callback = False
+        self._postponed: list[_Question[Any]] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._drive: Callable[[], object] = bool
 
@@ -123,9 +126,18 @@ class ClientThread:
 
     # ---- in the thread -------------------------------------------------------------------------------------------
 
-    def obey(self, wait: float = 0.0) -> None:
-        """Carry out all commands there are; wait up to `wait` seconds for the first."""
+    def obey(self, wait: float = 0.0, *, in_callback: bool = False) -> None:
+        """Carry out all commands there are; wait up to `wait` seconds for the first.
+
+        In a callback of the client's, what was asked waits until that is over. It may block; and a `list_topics` that is
+        called there makes confluent-kafka (2.16) abort the process at the next callback of the same poll.
+        """
         self.beat = time.monotonic()
+        self._is_in_callback = in_callback
+        if not in_callback and self._postponed:
+            postponed, self._postponed, wait = self._postponed, [], 0.0
+            for question in postponed:
+                self._answer(question)
         try:
             command = self._commands.get(timeout=wait) if wait > 0 else self._commands.get_nowait()
             while True:
@@ -142,6 +154,9 @@ class ClientThread:
             pass  # nobody is left to hear it
 
     def _answer(self, question: _Question[T]) -> None:
+        if self._is_in_callback:
+            self._postponed.append(question)
+            return
         try:
             question.results.append(question.function())
         except Exception as error:

@@ -26,10 +26,13 @@ BACKLOG = 512
 
 
 @asynccontextmanager
-async def open_proxy(target_port: int) -> AsyncIterator[Proxy]:
-    """A proxy to `target_port` that forwards, until it is told otherwise. It is gone when the block ends."""
+async def open_proxy(target_port: int, *, at: int = 0) -> AsyncIterator[Proxy]:
+    """A proxy to `target_port` that forwards, until it is told otherwise. It is gone when the block ends.
+
+    `at` is its own port, if that was promised to somebody; a free one by default.
+    """
     async with trio.open_nursery() as nursery:
-        proxy = Proxy(target_port, nursery)
+        proxy = Proxy(target_port, nursery, at)
         try:
             proxy.forward()
             yield proxy
@@ -41,7 +44,7 @@ async def open_proxy(target_port: int) -> AsyncIterator[Proxy]:
 class Proxy:
     """Listens on `port`, which stays the same through everything."""
 
-    def __init__(self, target_port: int, nursery: trio.Nursery) -> None:
+    def __init__(self, target_port: int, nursery: trio.Nursery, port: int) -> None:
         #: Connections accepted so far.
         self.connections = 0
         self._target_port = target_port
@@ -51,7 +54,7 @@ class Proxy:
         self._listener: trio.SocketListener | None = None
         self._silent: list[socket.socket] = []
         # Bound and never listening: while we refuse, nobody else is given the port, nor connects to itself from it.
-        self._claim = _bound(0)
+        self._claim = _bound(port)
         self.port = int(self._claim.getsockname()[1])
 
     # What it can be told

