@@ -56,6 +56,11 @@ class Group:
         self.put_back(delayed)
         return delayed
 
+    def lowest(self) -> float:
+        """The place of the oldest message in it; infinite if there is none."""
+        waiting = [sequence for sequence, _ in self._ready] + [sequence for _, sequence, _ in self._delayed]
+        return min(waiting, default=float("inf"))
+
     def next_due(self) -> float:
         return self._delayed[0][0] if self._delayed else float("inf")
 

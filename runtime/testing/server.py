@@ -41,6 +41,8 @@ class Consumer:
 
     groups: Mapping[str, Group]
     leases: dict[Hashable, Lease] = field(default_factory=dict)
+    #: What was acknowledged in this session, where a session's end takes back what is behind something unsettled.
+    acked: list[Lease] = field(default_factory=list)
     #: How its open source hears that a lease is gone; None while it is closed.
     on_lost: Callable[[Delivery], None] | None = None
     #: Where its receiver waits for messages.
@@ -160,6 +162,8 @@ class SimulatedServer:
             return SessionLost("its lease is gone, so it will be delivered again")
         self._settled.add(delivery.receipt)
         self._record.settled(where, delivery, outcome, lease.since)
+        if self._broker.features.acks == "prefix" and not isinstance(outcome, Release):
+            consumer.acked.append(lease)
         match outcome:
             case Release(after, counted):
                 lease.entry.attempts -= not counted
@@ -187,8 +191,16 @@ class SimulatedServer:
                         on_lost(delivery)
 
     def end_session(self, consumer: Consumer) -> None:
-        """Leases go with it; so does what waits for its redelivery, where it waited in the process that released it."""
+        """Leases go with it; so does what waits for its redelivery, where it waited in the process that released it, and
+        acks of what is behind it, where acks are a prefix."""
+        lowest = {log: group.lowest() for log, group in consumer.groups.items()}
+        for lease in consumer.leases.values():
+            lowest[lease.log] = min(lowest[lease.log], lease.entry.sequence)
+        again = [lease for lease in consumer.acked if lease.entry.sequence > lowest[lease.log]]
+        consumer.acked.clear()
         self.give_back(consumer)
+        for lease in again:
+            self._return(consumer, lease)
         if self._broker.features.attempts == "session":
             for group in consumer.groups.values():
                 for entry in group.hurry():
