@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from adapters.kafka import KafkaBroker
 from adapters.memory import MemoryBroker
 from adapters.redis import RedisBroker
 from runtime import OutcomeUnknown, Runtime
@@ -23,10 +24,11 @@ MakeBroker = Callable[[], Broker[Any]]
 Scenario = Callable[[MakeBroker, list[str]], Callable[[], Awaitable[None]]]
 
 BROKERS: dict[str, MakeBroker] = {
-    # Leases of the session; and of the broker; and neither counts nor groups.
+    # Leases of the session; of the broker; without counts and groups; with acks that are a prefix and cancels when lost.
     "memory": MemoryBroker,
     "redis": lambda: RedisBroker("redis://nowhere.invalid"),
     "plain": FakeBroker,
+    "kafka": lambda: KafkaBroker("nowhere.invalid"),
 }
 
 
