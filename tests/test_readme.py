@@ -32,6 +32,13 @@ def test_every_promise_names_tests_that_are_marked_with_it(number: int) -> None:
         assert re.search(rf'promise\([^)]*"P{number}"', (ROOT / file).read_text()), f"{file} has no test of P{number}"
 
 
+def test_every_test_that_is_named_is_there() -> None:
+    named = re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", README)
+    assert len(named) == 5
+    for test, file in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+
+
 def test_the_two_commands_are_on_the_first_screen() -> None:
     first_screen = "\n".join(README.splitlines()[:20])
     assert "runtime run examples.orders" in first_screen
