@@ -131,7 +131,7 @@ async def flaps(place: Place, count: int) -> Row:
                     return proxy.connections if place.connects_itself else load.sessions
 
                 for _ in range(count):
-                    await until(lambda: connections() > seen)
+                    await until(lambda: connections() > seen)  # noqa: B023
                     seen = connections()
                     at_risk += place.at_risk(load)
                     proxy.reset()

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.broker("kafka")
 
 
 @pytest.mark.promise("P4")
-@pytest.mark.parametrize("how", ["absent", pytest.param("refusing", marks=[pytest.mark.soak]), "black-holed"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(h, marks=[pytest.mark.soak]) for h in ("absent", "refusing")), "black-holed"]
+)
 async def test_serve_starts_at_once_without_kafka_and_consumes_when_it_appears(
     kafka_to_come: KafkaServer, how: str
 ) -> None:
@@ -148,7 +150,10 @@ BEFORE_ANY_SERVER = ["black-holed connect", "slow DNS", "back-off"]
 
 
 @pytest.mark.promise("P2")
-@pytest.mark.parametrize("moment", ["refused reconnect", *processes.MOMENTS])
+@pytest.mark.parametrize(
+    "moment",
+    ["refused reconnect", "black-holed connect", "slow DNS", "back-off", "idle long-poll", "black-holed session"],
+)
 async def test_32_sigterm_ends_the_process_in_whatever_moment_it_comes(
     kafka_to_come: KafkaServer, tmp_path: Path, fault_table: FaultTable, moment: str
 ) -> None:
