@@ -18,7 +18,7 @@ from adapters.kafka import KafkaBroker, Topic, consumer
 from runtime import Message, Rejected, Runtime, SubscriptionState
 
 from .bench.kafka.admin import KafkaAdmin
-from .bench.kafka_handlers import QUICK, client_threads, collect
+from .bench.kafka_handlers import QUICK, ClientThreads, collect
 from .bench.mock_kafka import mock_kafka
 from .bench.waiting import until, until_told
 
@@ -72,6 +72,7 @@ async def test_what_is_published_is_handled_with_all_that_travels_with_it(cluste
 
 @pytest.mark.broker("kafka")
 async def test_one_consumer_serves_all_subscriptions_of_a_group(kafka: KafkaAdmin, name: str) -> None:
+    threads = ClientThreads()
     broker = KafkaBroker(kafka.bootstrap, group=name, properties=QUICK)
     first = collect(broker, f"{name}-a")
     both = collect(broker, Topic(f"{name}-b", f"{name}-c"))
@@ -80,12 +81,12 @@ async def test_one_consumer_serves_all_subscriptions_of_a_group(kafka: KafkaAdmi
         for topic in "abc":
             await broker.publish([topic], f"{name}-{topic}")
         await until(lambda: app.status().ready, within=20, why=app.status)
-        assert len(client_threads()) == 2  # a consumer and a producer
+        assert len(threads.names()) == 2  # a consumer and a producer
         shown = [s.assignment for s in app.status().broker("kafka").subscriptions]
         assert shown[0] == ", ".join(f"{name}-a[{i}]" for i in range(4))
         await until(lambda: len(first.bodies) + len(both.bodies) == 3)
     assert (first.bodies, sorted(both.bodies)) == ([["a"]], [["b"], ["c"]])
-    assert client_threads() == []
+    assert threads.names() == []
 
 
 @pytest.mark.broker("kafka")
@@ -297,6 +298,7 @@ async def test_no_client_is_ever_called_in_the_trio_thread(
     cluster: KafkaAdmin, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     callers: defaultdict[str, set[int]] = defaultdict(set)
+    threads = ClientThreads()
 
     def spy(kind: type) -> type:
         def note(method: str) -> Any:
@@ -323,7 +325,7 @@ async def test_no_client_is_ever_called_in_the_trio_thread(
     assert {"__init__", "poll", "consume", "commit", "subscribe", "produce", "close", "cluster_id"} <= called
     here = threading.get_ident()
     assert [method for method, idents in callers.items() if here in idents] == []
-    assert all(len(idents) == 1 for idents in callers.values() if len(client_threads()) == 0)
+    assert all(len(idents) == 1 for idents in callers.values() if len(threads.names()) == 0)
 
 
 async def test_one_member_name_is_not_given_to_two_consumers(cluster: KafkaAdmin, name: str) -> None:

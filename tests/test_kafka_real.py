@@ -13,7 +13,7 @@ from runtime import BrokerUnavailable, LinkState, Runtime, SubscriptionState, Un
 
 from .bench.kafka.admin import KafkaAdmin
 from .bench.kafka.node import KafkaServer, kafka_server
-from .bench.kafka_handlers import QUICK, client_threads, collect
+from .bench.kafka_handlers import QUICK, ClientThreads, collect
 from .bench.waiting import until, until_told
 
 pytestmark = pytest.mark.broker("kafka")
@@ -239,6 +239,7 @@ async def test_a_wrong_password_is_a_refusal_and_a_right_one_is_let_in(tmp_path:
 async def test_a_frozen_cluster_shows_and_is_left_in_time_and_what_is_left_over_ends_by_itself(
     kafka_process: KafkaServer,
 ) -> None:
+    threads = ClientThreads()
     broker = KafkaBroker(kafka_process.bootstrap)
     seen = collect(broker, "orders")
     app = Runtime(broker)
@@ -254,4 +255,4 @@ async def test_a_frozen_cluster_shows_and_is_left_in_time_and_what_is_left_over_
             began = trio.current_time()
         assert trio.current_time() - began < 2
     await until(lambda: broker.left_over == 0, within=20)
-    assert client_threads() == []
+    assert threads.names() == []

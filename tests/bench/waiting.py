@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import trio
+
+T = TypeVar("T")
 
 
 async def until(
@@ -26,3 +30,8 @@ async def until_told(question: Callable[[], Awaitable[object]], *, within: float
             await trio.sleep(0.02)
         return
     raise AssertionError(f"not within {within} s: the last answer was {answer!r}")
+
+
+async def told(answer: Awaitable[T] | T) -> T:
+    """What a server said: some are asked by a call, others have to be awaited."""
+    return await answer if inspect.isawaitable(answer) else answer

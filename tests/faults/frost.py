@@ -5,7 +5,6 @@ Told once for all brokers, like `stories`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,11 @@ import trio.testing
 
 from runtime import Backoff, BrokerUnavailable, LinkState, OutcomeUnknown, Runtime
 
-from ..bench.proxy import open_proxy
-from ..bench.waiting import until
+from ..bench.table import Row
+from ..bench.waiting import told, until
 from ..bench.worker import worker
 from .place import Place, record_handled
+from .processes import AddNumbers
 
 #: Handles on cue, so that acks and publishes are outstanding when the server is frozen.
 HANDLERS = """
@@ -40,22 +40,24 @@ async def handle(number: int) -> None:
 """
 
 
-async def sigterm_with_acks_and_publishes_outstanding(
-    place: Place, folder: Path, add_numbers: Callable[[str, int], None]
-) -> None:
-    async with worker(folder, place.module(HANDLERS)) as running:
-        await running.says("connected")
-        add_numbers("orders", 10)
-        await running.says("handling", times=10)
-        place.server.freeze()
-        (folder / "frozen").touch()
-        await running.says("handled", times=5)  # their acks are outstanding
-        await running.says("publishing", times=5)  # and these publishes
-        running.signal()
-        status, seconds = await running.ends(within=10)
-        assert (status, seconds < 1 + 2) == (3, True), running.output
-        assert "cancelling handlers.handle" in running.output
-    place.server.thaw()
+async def sigterm_with_acks_and_publishes_outstanding(place: Place, folder: Path, add_numbers: AddNumbers) -> Row:
+    with place.recorder(32, "SIGTERM on a frozen broker") as recorder:
+        async with worker(folder, place.module(HANDLERS)) as running:
+            await running.says("connected")
+            await told(add_numbers("orders", 10))
+            await running.says("handling", times=10)
+            place.server.freeze()
+            (folder / "frozen").touch()
+            await running.says("handled", times=5)  # their acks are outstanding
+            await running.says("publishing", times=5)  # and these publishes
+            recorder.mark_fault(unsettled=0)
+            running.signal()
+            status, seconds = await running.ends(within=10)
+            recorder.mark_recovered()
+            assert (status, seconds < 1 + 2) == (3, True), running.output
+            recorder.fault("publishes had no answer", proof="cancelling handlers.handle" in running.output)
+        place.server.thaw()
+        return recorder.check(recovery_within=1 + 2)
 
 
 async def cancel_around_a_frozen_broker(place: Place) -> None:
@@ -80,6 +82,7 @@ async def cancel_around_a_frozen_broker(place: Place) -> None:
         nursery.cancel_scope.cancel()
     assert trio.current_time() - began < 1
     place.server.thaw()
+    await place.at_rest()
 
 
 async def publish_into_the_frost(place: Place) -> None:
@@ -96,7 +99,7 @@ async def publish_into_the_frost(place: Place) -> None:
 
 async def publish_while_disconnected(place: Place) -> None:
     """Waits, can be cancelled, and is bounded: 0 and 3 are in `orders` now."""
-    async with open_proxy(place.server.port) as proxy:
+    async with place.open_proxy() as proxy:
         broker = place.broker(proxy.port, publish_limit=1, backoff=Backoff(cap=0.2))
         app = Runtime(broker)
         async with app.open():

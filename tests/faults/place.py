@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,9 @@ import trio
 from runtime import Broker
 
 from ..bench.process import ServerProcess
+from ..bench.proxy import Proxy, open_proxy
 from ..bench.recorder import Recorder
+from ..bench.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Place:
     url_format: str
     #: So many acks, at most, a server that is killed has taken and not yet on its disk: what they settled comes again.
     acks_in_memory: int = 0
+    #: Its library looks names up, connects and reconnects by itself: a session outlives its connections, silence makes it
+    #: degraded and no more, and what was acked on one connection is acked on the next.
+    connects_itself: bool = False
     #: Arguments of every broker.
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -35,6 +41,17 @@ class Place:
     def broker(self, port: int | None = None, *, host: str = "127.0.0.1", **options: Any) -> Broker[Any]:
         """One for the server itself, or for a proxy's `port`."""
         return self.broker_type(self.url(port, host), **{**self.options, **options})
+
+    def open_proxy(self) -> AbstractAsyncContextManager[Proxy]:
+        """For `broker(proxy.port)`, whose every connection goes through it."""
+        return open_proxy(self.server.port)
+
+    def at_risk(self, load: Traffic) -> int:
+        """Messages that a fault of the connection, now, may make the server deliver again."""
+        return load.unsettled if self.connects_itself else load.at_risk
+
+    async def at_rest(self) -> None:
+        """Wait until what closed brokers could not end in time has ended, where there is such a thing."""
 
     def recorder(self, number: int, fault: str) -> Recorder:
         return Recorder(number, fault, broker=self.kind)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -13,14 +14,16 @@ import trio
 from runtime import Broker, Runtime
 
 from ..bench.command import Worker
-from ..bench.proxy import Proxy, open_proxy
+from ..bench.proxy import Proxy
 from ..bench.recorder import Recorder
+from ..bench.resolver import slow_resolver
 from ..bench.table import Row
-from ..bench.waiting import until
+from ..bench.waiting import told, until, until_told
 from ..bench.worker import worker
 from .place import Place, record_handled
 
-AddNumbers = Callable[[str, int], None]
+#: Has the server given 0 … count - 1 in a source by another program. May have to be awaited, as all that asks a server.
+AddNumbers = Callable[[str, int], object]
 
 #: A module for `worker` that prints what it handles.
 WORKER = """
@@ -58,7 +61,7 @@ async def in_flight(
     """A worker that handles `count` messages at the same time."""
     async with worker(folder, worker_module(place, **options)) as running:  # type: ignore[arg-type]
         await running.says("connected")
-        add_numbers("orders", count)  # at once: none may be done before the last has begun
+        await told(add_numbers("orders", count))  # at once: none may be done before the last has begun
         for number in range(count):
             recorder.confirmed(number)
         await running.says("handling", times=count)
@@ -85,7 +88,7 @@ async def sigterm_with_200_in_flight(
             recorder.mark_recovered()
             assert status == 0, running.output
         tell(recorder, running.output)
-        recorder.fault("all is settled", proof=is_settled())
+        recorder.fault("all is settled", proof=await told(is_settled()))
         return recorder.check()
 
 
@@ -166,9 +169,12 @@ def _handled(output: str) -> list[int]:
 async def sigterm_in(moment: str, place: Place, folder: Path, polls: Callable[[], object]) -> Row:
     """`moment` is one of `MOMENTS`; `polls()` is whether the server sees a consumer that waits."""
     with place.recorder(32, f"SIGTERM in {moment}") as recorder:
-        async with open_proxy(place.server.port) as proxy:
+        async with place.open_proxy() as proxy:
             setup, host = "", "127.0.0.1"
-            if moment == "slow DNS":
+            environment: Mapping[str, str] = os.environ
+            if moment == "slow DNS" and place.connects_itself:
+                host, environment = "broker.test", slow_resolver(folder)
+            elif moment == "slow DNS":
                 host = "broker.test"
                 setup = "from tests.bench.dns import install_slow\ninstall_slow({'broker.test': 60.0})"
             elif moment == "black-holed connect":
@@ -178,7 +184,7 @@ async def sigterm_in(moment: str, place: Place, folder: Path, polls: Callable[[]
             elif moment == "back-off":
                 proxy.refuse()
             module = worker_module(place, proxy.port, host=host, setup=setup, grace=1)
-            async with worker(folder, module, "--log-level", "debug") as running:
+            async with worker(folder, module, "--log-level", "debug", environment=environment) as running:
                 await _reach(moment, proxy, running, polls, recorder)
                 recorder.mark_fault(unsettled=0)
                 running.signal()
@@ -215,7 +221,11 @@ async def _reach(moment: str, proxy: Proxy, running: Worker, polls: Callable[[],
             recorder.fault("attempts refused", proof=proxy.refuses())
         case _:
             await running.says("connected")
-            await until(polls)
-            recorder.fault("a consumer that waits", proof=polls())
+            await until_told(lambda: told(polls()))
+            recorder.fault("a consumer that waits", proof=await told(polls()))
             if moment == "black-holed session":
                 proxy.swallow()
+            elif moment == "refused reconnect":
+                proxy.refuse()
+                proxy.reset()
+                await running.says("refused")

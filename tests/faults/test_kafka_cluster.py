@@ -17,7 +17,7 @@ from ..bench.table import FaultTable
 from ..bench.traffic import traffic
 from ..bench.waiting import until_told
 
-pytestmark = [pytest.mark.broker("kafka"), pytest.mark.soak, pytest.mark.timeout(120), pytest.mark.promise("P5", "P6")]
+pytestmark = [pytest.mark.broker("kafka"), pytest.mark.timeout(120), pytest.mark.promise("P5", "P6")]
 
 #: The library waits a minute for an answer unless it is told otherwise, and a frozen node gives none.
 IMPATIENT = {"socket.timeout.ms": 3000}
@@ -39,6 +39,7 @@ async def under_load(
         recorder.mark_recovered()
 
 
+@pytest.mark.soak
 async def test_25_a_rolling_restart_of_three_nodes(kafka_nodes: KafkaCluster, fault_table: FaultTable) -> None:
     admin = kafka_nodes.admin
     await admin.create_topic("orders", 6)
@@ -75,6 +76,7 @@ async def test_25_the_groups_coordinator_killed(kafka_nodes: KafkaCluster, fault
         fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
 
 
+@pytest.mark.soak
 async def test_25_a_frozen_node(kafka_nodes: KafkaCluster, fault_table: FaultTable) -> None:
     await kafka_nodes.admin.create_topic("orders", 6)
     with Recorder(25, "one of 3 nodes frozen", broker="kafka") as recorder:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import trio
@@ -19,30 +16,18 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from adapters.kafka import KafkaBroker, Scram
-from runtime import LinkState, Runtime
+from runtime import Runtime
 
-from ..bench import trials
-from ..bench.kafka.node import KafkaServer, before, kafka_server
-from ..bench.proxy import Proxy, open_proxy
+from ..bench.kafka.node import KafkaServer, kafka_server
+from ..bench.proxy import Proxy
 from ..bench.recorder import Recorder
 from ..bench.table import FaultTable
 from ..bench.waiting import until
+from . import siblings, stories
+from .kafka_place import behind_a_proxy, place
+from .place import record_handled, slowest_publish
 
 pytestmark = pytest.mark.broker("kafka")
-
-
-def broker_at(server: KafkaServer, *, probe_interval: float = 5, **properties: str | int) -> KafkaBroker:
-    return KafkaBroker(f"kafka://{server.bootstrap}", probe_interval=probe_interval, properties=properties)
-
-
-@asynccontextmanager
-async def started_behind_a_proxy(server: KafkaServer) -> AsyncIterator[Proxy]:
-    """With a topic to publish to and to read."""
-    async with before(server) as proxy:
-        await server.start()
-        for topic in ("orders", "other"):
-            await server.admin.create_topic(topic)
-        yield proxy
 
 
 @pytest.mark.promise("P5", "P6")
@@ -50,12 +35,7 @@ async def test_1_a_broker_restarted_twice_under_load_loses_nothing(
     kafka_process: KafkaServer, fault_table: FaultTable
 ) -> None:
     await kafka_process.admin.create_topic("orders")
-    with Recorder(1, "restarted at ⅓ and ½ of 10,000", broker="kafka") as recorder:
-        broker = broker_at(kafka_process)
-        await trials.restarted_twice(broker, "orders", kafka_process, recorder)
-        await until(lambda: not broker.left_over)
-        bound = recorder.unsettled + len(recorder.unknown)
-        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
+    fault_table.add(await stories.restarted_under_load(place(kafka_process)))
 
 
 @pytest.mark.soak
@@ -64,72 +44,39 @@ async def test_2_a_broker_down_for_a_minute_is_not_ready_within_seconds_and_lose
     kafka_process: KafkaServer, fault_table: FaultTable
 ) -> None:
     await kafka_process.admin.create_topic("orders")
-    with Recorder(2, "killed, down 60 s", broker="kafka") as recorder:
-        # A group that lost its members waits for them as long as a session lasts, which is 45 s unless it is said.
-        brief = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
-        await trials.down_for_a_minute(broker_at(kafka_process, **brief), "orders", kafka_process, recorder)
-        bound = recorder.unsettled + len(recorder.unknown)
-        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
+    # A group that lost its members waits for them as long as a session lasts, which is 45 s unless it is said.
+    brief = {"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
+    fault_table.add(await stories.down_for_a_minute(place(kafka_process, properties=brief)))
 
 
 @pytest.mark.promise("P5", "P6")
 async def test_4_a_reset_in_the_middle_of_a_frame(kafka_to_come: KafkaServer, fault_table: FaultTable) -> None:
-    with Recorder(4, "TCP reset in mid-frame", broker="kafka") as recorder:
-        async with started_behind_a_proxy(kafka_to_come) as proxy:
-            broker = broker_at(kafka_to_come)
-            await trials.reset_in_mid_frame(broker, "orders", proxy, recorder)
-            # A commit that waits for its connection to come back holds the good-bye up: it is not waited for.
-            await until(lambda: not broker.left_over)
-        bound = recorder.unsettled + len(recorder.unknown)
-        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=5))
+    fault_table.add(await stories.reset_in_mid_frame(behind_a_proxy(kafka_to_come)))
 
 
 @pytest.mark.promise("P2", "P5")
-@pytest.mark.parametrize(
-    ("number", "direction"), [pytest.param(5, "upstream", marks=[pytest.mark.soak]), (6, "downstream")]
-)
+@pytest.mark.parametrize("direction", [pytest.param("upstream", marks=[pytest.mark.soak]), "downstream"])
 async def test_5_6_a_black_hole_is_found_within_two_probes(
-    kafka_to_come: KafkaServer,
-    fault_table: FaultTable,
-    number: int,
-    direction: Literal["upstream", "downstream"],
+    kafka_to_come: KafkaServer, fault_table: FaultTable, direction: str
 ) -> None:
-    with Recorder(number, f"black hole {direction}", broker="kafka") as recorder:
-        # A member that hangs up costs its whole group a rebalance: silence alone is no reason to.
-        found = (LinkState.DEGRADED, LinkState.DOWN, LinkState.CONNECTING)
-        async with started_behind_a_proxy(kafka_to_come) as proxy:
-            broker = broker_at(kafka_to_come, probe_interval=2)
-            await trials.black_hole(broker, "orders", proxy, recorder, direction, found=found)
-            await until(lambda: not broker.left_over)
-        bound = recorder.unsettled + len(recorder.unknown)
-        fault_table.add(recorder.check(duplicates_at_most=bound, recovery_within=10))
+    # What a probe tells of is the library's view, in which a second of silence is none yet.
+    fault_table.add(await stories.black_hole(behind_a_proxy(kafka_to_come), direction, probe=2))
 
 
 @pytest.mark.soak
 async def test_7_half_a_second_of_latency_is_no_reason_to_hang_up(
     kafka_to_come: KafkaServer, fault_table: FaultTable
 ) -> None:
-    with Recorder(7, "500 ms latency with jitter", broker="kafka") as recorder:
-        async with started_behind_a_proxy(kafka_to_come) as proxy:
-            broker = broker_at(kafka_to_come, probe_interval=2)
-            await trials.latency(broker, "orders", proxy, recorder)
-            # Its good-bye takes a round trip or two, and these are long: its thread is not waited for.
-            await until(lambda: not broker.left_over)
-        fault_table.add(recorder.check())
+    fault_table.add(await stories.latency(behind_a_proxy(kafka_to_come), total=300))
 
 
-@pytest.mark.parametrize("flaps", [pytest.param(40), pytest.param(1000, marks=[pytest.mark.soak])])
+@pytest.mark.parametrize("flaps", [40, pytest.param(1000, marks=[pytest.mark.soak])])
 @pytest.mark.timeout(400)
 async def test_8_connection_flaps_leave_nothing_behind(
     kafka_to_come: KafkaServer, fault_table: FaultTable, flaps: int
 ) -> None:
-    with Recorder(8, f"{flaps:,} connection flaps", broker="kafka") as recorder:
-        async with started_behind_a_proxy(kafka_to_come) as proxy:
-            quick = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 20}
-            broker = broker_at(kafka_to_come, **quick)
-            await trials.flaps(broker, "orders", proxy, recorder, flaps)
-            await until(lambda: not broker.left_over)
-        fault_table.add(recorder.check(duplicates_at_most=2_000))
+    quick = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 20}
+    fault_table.add(await stories.flaps(behind_a_proxy(kafka_to_come, properties=quick), flaps))
 
 
 SCRAM = {
@@ -148,7 +95,7 @@ async def test_9_credentials_revoked_while_running_are_tried_at_most_once_a_seco
         Recorder(9, "credentials revoked", broker="kafka") as recorder,
         kafka_server(tmp_path / "kafka", SCRAM, protocol="SASL_PLAINTEXT") as server,
     ):
-        async with started_behind_a_proxy(server) as proxy:
+        async with behind_a_proxy(server).open_proxy() as proxy:
             await revoke_credentials(server, proxy, recorder)
         fault_table.add(recorder.check(recovery_within=5))
     lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "uthentication" in r.getMessage()]
@@ -203,23 +150,16 @@ async def test_26_a_poison_message_does_no_harm_to_its_neighbours(
 ) -> None:
     admin = kafka_process.admin
     await admin.create_topic("orders", 1)
-    broker = broker_at(kafka_process)
-    handled: list[int] = []
+    here = place(kafka_process)
+    broker = here.broker()
     app = Runtime(broker)
-    with Recorder(26, "undecodable message", broker="kafka") as recorder:
-
-        @broker.subscriber("orders")
-        async def handle(number: int) -> None:
-            handled.append(number)
-            recorder.handled(number)
-
+    with here.recorder(26, "undecodable message") as recorder:
+        handled = record_handled(broker, recorder)
         async with app.open():
             await until(lambda: app.status().ready)
             await admin.add("orders", b"poison")
             recorder.mark_fault(unsettled=0)
-            for number in range(10):
-                await broker.publish(number, "orders")
-                recorder.confirmed(number)
+            await slowest_publish(broker, range(10), recorder)
             await until(lambda: sorted(handled) == list(range(10)))
             await until(lambda: app.status().broker("kafka").subscriptions[0].rejected == 1)
         (aside,) = await admin.records("orders.rejected")
@@ -229,30 +169,28 @@ async def test_26_a_poison_message_does_no_harm_to_its_neighbours(
 
 
 @pytest.mark.promise("P1", "P2", "P4")
-@pytest.mark.parametrize("how", [pytest.param("absent", marks=[pytest.mark.soak]), "black-holed", "unresolvable"])
+@pytest.mark.parametrize(
+    "how", ["black-holed", *(pytest.param(h, marks=[pytest.mark.soak]) for h in ("absent", "unresolvable"))]
+)
 async def test_33_a_cluster_that_cannot_be_reached_holds_up_neither_the_start_nor_another_nor_the_end(
     kafka_process: KafkaServer, fault_table: FaultTable, how: str
 ) -> None:
     await kafka_process.admin.create_topic("orders")
-    with Recorder(33, f"another broker {how}", broker="kafka") as recorder:
-        async with open_proxy(kafka_process.port) as proxy:
-            if how != "unresolvable":
-                {"absent": proxy.refuse, "black-holed": proxy.ignore}[how]()
-            host = "broker.invalid" if how == "unresolvable" else "127.0.0.1"
-            victim = KafkaBroker(f"kafka://{host}:{proxy.port}", name="victim")
-            healthy = KafkaBroker(f"kafka://{kafka_process.bootstrap}", name="healthy")
-            await trials.beside_an_unreachable_broker(healthy, victim, "orders", recorder)
-        await until(lambda: not victim.left_over)
-        fault_table.add(recorder.check())
+    fault_table.add(await siblings.beside_an_unreachable_broker(place(kafka_process), how))
 
 
 @pytest.mark.promise("P1")
 @pytest.mark.parametrize("fate", ["freeze", *(pytest.param(f, marks=[pytest.mark.soak]) for f in ("kill", "close"))])
 async def test_33_what_happens_to_one_broker_changes_nothing_for_another(tmp_path: Path, fate: str) -> None:
     with kafka_server(tmp_path / "a") as first, kafka_server(tmp_path / "b") as second:
-        for server in (first, second):
-            await server.start()
-            await server.admin.create_topic("orders")
-        victim = KafkaBroker(f"kafka://{first.bootstrap}", name="victim")
-        other = KafkaBroker(f"kafka://{second.bootstrap}", name="other")
-        await trials.beside_a_broker_that_ends(other, victim, "orders", first, fate)
+        async with trio.open_nursery() as nursery:
+            for server in (first, second):
+                nursery.start_soon(start_with_a_topic, server)
+        strikes = {"kill": lambda _: first.kill(), "freeze": lambda _: first.freeze(), "close": Runtime.stop}
+        victim, other = place(first).broker(name="victim"), place(second).broker(name="other")
+        await siblings.neighbour_of(victim, other, strikes[fate])
+
+
+async def start_with_a_topic(server: KafkaServer) -> None:
+    await server.start()
+    await server.admin.create_topic("orders")

@@ -6,13 +6,14 @@ import confluent_kafka
 import pytest
 import trio
 
-from adapters.kafka import KafkaBroker
 from runtime import BrokerUnavailable, LinkState, OutcomeUnknown, Runtime
 
-from ..bench import trials
 from ..bench.kafka.node import KafkaServer
 from ..bench.stalls import watched_loop
 from ..bench.waiting import until
+from . import frost
+from .kafka_place import place
+from .place import record_handled
 
 pytestmark = pytest.mark.broker("kafka")
 
@@ -29,13 +30,9 @@ async def frozen(kafka_process: KafkaServer) -> KafkaServer:
 
 @pytest.mark.promise("P1", "P2", "P3")
 async def test_the_loop_never_stalls_on_a_frozen_cluster_which_is_degraded_and_found_again(frozen: KafkaServer) -> None:
-    broker = KafkaBroker(f"kafka://{frozen.bootstrap}", publish_limit=2.5, probe_interval=0.5)
-    handled: list[int] = []
-
-    @broker.subscriber("orders")
-    async def handle(number: int) -> None:
-        handled.append(number)
-
+    here = place(frozen)
+    broker = here.broker(publish_limit=2.5, probe_interval=0.5)
+    handled = record_handled(broker)
     app = Runtime(broker, grace=1)
     async with watched_loop() as stalls, trio.open_nursery() as nursery:
         await nursery.start(app.serve)
@@ -61,7 +58,7 @@ async def test_the_loop_never_stalls_on_a_frozen_cluster_which_is_degraded_and_f
         app.stop()
     assert stalls.longest < NO_STALL
     frozen.thaw()
-    await until(lambda: not broker.left_over)
+    await here.at_rest()
 
 
 async def test_the_watch_over_the_loop_sees_a_call_to_a_client(frozen: KafkaServer) -> None:
@@ -78,15 +75,11 @@ async def test_the_watch_over_the_loop_sees_a_call_to_a_client(frozen: KafkaServ
 
 @pytest.mark.promise("P2")
 async def test_cancelling_the_scope_around_a_frozen_broker_takes_less_than_a_second(frozen: KafkaServer) -> None:
-    broker = KafkaBroker(f"kafka://{frozen.bootstrap}")
-    await trials.cancelled_when_frozen(broker, "orders", frozen)
-    frozen.thaw()
-    await until(lambda: not broker.left_over)
+    await frost.cancel_around_a_frozen_broker(place(frozen))
 
 
 @pytest.mark.promise("P5")
 async def test_a_publish_that_was_sent_into_the_frost_has_an_unknown_outcome(frozen: KafkaServer) -> None:
-    broker = KafkaBroker(f"kafka://{frozen.bootstrap}", publish_limit=1, probe_interval=60)
-    await trials.published_into_the_frost(broker, "orders", frozen)
+    await frost.publish_into_the_frost(place(frozen))
     # Unknown it was: the server took it after all, and it was not sent twice.
     assert [record.value() for record in await frozen.admin.records("orders")] == [b"0", b"1", b"2"]

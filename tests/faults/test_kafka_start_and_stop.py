@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,25 +10,19 @@ import trio
 from adapters.kafka import KafkaBroker
 from runtime import LinkState, Runtime
 
-from ..bench import trials
 from ..bench.kafka.node import KafkaServer, before, kafka_server
-from ..bench.proxy import Proxy
-from ..bench.recorder import Recorder
-from ..bench.resolver import slow_resolver
 from ..bench.table import FaultTable
-from ..bench.waiting import until, until_told
-from ..bench.worker import printing, worker
+from ..bench.waiting import until
+from . import frost, processes, stories
+from .kafka_place import behind_a_proxy, place
 
 pytestmark = pytest.mark.broker("kafka")
 
 
-def module(servers: str, *, options: str = "probe_interval=1", grace: float = 10, duration: float = 0) -> str:
-    setup, broker = "from adapters.kafka import KafkaBroker", f'KafkaBroker("kafka://{servers}", {options})'
-    return printing(broker, '"orders"', setup=setup, grace=grace, duration=duration)
-
-
 @pytest.mark.promise("P4")
-@pytest.mark.parametrize("how", ["absent", pytest.param("refusing", marks=[pytest.mark.soak]), "black-holed"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(h, marks=[pytest.mark.soak]) for h in ("absent", "refusing")), "black-holed"]
+)
 async def test_serve_starts_at_once_without_kafka_and_consumes_when_it_appears(
     kafka_to_come: KafkaServer, how: str
 ) -> None:
@@ -82,10 +75,8 @@ async def test_a_name_that_nobody_knows_is_a_state_that_names_it() -> None:
 async def test_3_a_cluster_that_is_absent_at_the_start_is_connected_to_within_5_s(
     tmp_path: Path, fault_table: FaultTable
 ) -> None:
-    with Recorder(3, "absent at start", broker="kafka") as recorder, kafka_server(tmp_path / "kafka") as server:
-        broker = KafkaBroker(f"kafka://{server.bootstrap}", connect_limit=1)
-        await trials.absent_at_start(broker, "orders", server, recorder)
-        fault_table.add(recorder.check(recovery_within=5))
+    with kafka_server(tmp_path / "kafka") as server:
+        fault_table.add(await stories.absent_at_start(place(server, connect_limit=1)))
 
 
 @pytest.mark.promise("P9")
@@ -94,14 +85,13 @@ async def test_22_sigterm_with_200_in_flight_doubles_nothing(
 ) -> None:
     admin = kafka_process.admin
     await admin.create_topic("orders")
-    with Recorder(22, "SIGTERM, 200 in flight", broker="kafka") as recorder:
-        async with worker(tmp_path, module(kafka_process.bootstrap, duration=1)) as running:
-            await running.says("connected")
-            await admin.add_numbers("orders", 200)
-            await trials.sigterm_in_flight(running, recorder, 200)
-            assert await admin.lag("default", "orders") == 0, "all are committed"
-            assert await admin.members("default") == {}, "it said good-bye"
-        fault_table.add(recorder.check())
+
+    async def is_settled() -> bool:
+        """All are committed, and it said good-bye."""
+        return (await admin.lag("default", "orders"), await admin.members("default")) == (0, {})
+
+    row = await processes.sigterm_with_200_in_flight(place(kafka_process), tmp_path, admin.add_numbers, is_settled)
+    fault_table.add(row)
 
 
 @pytest.mark.promise("P6", "P9")
@@ -110,21 +100,8 @@ async def test_23_a_handler_stuck_past_the_grace_is_cancelled_and_its_message_de
 ) -> None:
     admin = kafka_process.admin
     await admin.create_topic("orders")
-    await admin.add_numbers("orders", 1)
-    with Recorder(23, "SIGTERM, one handler stuck", broker="kafka") as recorder:
-        recorder.confirmed(0)
-        async with worker(tmp_path, module(kafka_process.bootstrap, duration=3600, grace=1)) as running:
-            await running.says("handling 0")
-            recorder.fault("its handler sleeps", proof="handled" not in running.output)
-            running.signal()
-            status, seconds = await running.ends(within=5)
-            assert (status, 0.9 < seconds < 1 + 2) == (3, True), running.output
-            assert "handlers.handle" in running.output.split("grace of 1 s is over")[1]
-        recorder.mark_fault(unsettled=1)
-        async with worker(tmp_path, module(kafka_process.bootstrap)) as running:
-            await running.says("handled 0", within=5)
-            recorder.handled(0)
-        fault_table.add(recorder.check(recovery_within=5))
+    row = await processes.sigterm_with_a_stuck_handler(place(kafka_process), tmp_path, admin.add_numbers)
+    fault_table.add(row)
 
 
 @pytest.mark.promise("P6")
@@ -134,32 +111,10 @@ async def test_24_of_a_killed_worker_exactly_what_was_in_flight_is_handled_again
     admin = kafka_process.admin
     await admin.create_topic("orders")
     # A dead member is found out when its session times out: here in a second, by default in 45.
-    options = 'properties={"session.timeout.ms": 1000, "heartbeat.interval.ms": 200}'
-    with Recorder(24, "worker killed, 40 in flight", broker="kafka") as recorder:
-        async with worker(tmp_path, module(kafka_process.bootstrap, options=options, duration=3600)) as running:
-            await running.says("connected")
-            await admin.add_numbers("orders", 40)
-            for number in range(40):
-                recorder.confirmed(number)
-            await running.says("handling", times=40)
-            running.process.kill()
-            await running.process.wait()
-        recorder.fault("nothing was committed", proof=await admin.lag("default", "orders") == 40)
-        for number in range(40):
-            recorder.handled(number)
-        recorder.mark_fault(unsettled=40)
-        broker = KafkaBroker(f"kafka://{kafka_process.bootstrap}")
-        again: list[int] = []
-
-        @broker.subscriber("orders")
-        async def handle(number: int) -> None:
-            recorder.handled(number)
-            again.append(number)
-
-        async with Runtime(broker).open():
-            await until(lambda: len(again) >= 40, within=1 + 5)
-        assert sorted(again) == list(range(40))
-        fault_table.add(recorder.check(duplicates_at_most=40, recovery_within=1 + 5))
+    here = place(kafka_process, properties={"session.timeout.ms": 1000, "heartbeat.interval.ms": 200})
+    again, within = place(kafka_process).broker(), 1 + 5
+    row = await processes.killed_with_40_in_flight(here, tmp_path, admin.add_numbers, again, "orders", within)
+    fault_table.add(row)
 
 
 @pytest.mark.promise("P9")
@@ -190,6 +145,10 @@ async def test_a_drain_with_40_taken_at_concurrency_4_loses_none_and_doubles_non
     assert await admin.lag("default", "orders") == 0
 
 
+#: Where there is no need of a server: nobody gets through to it.
+BEFORE_ANY_SERVER = ["black-holed connect", "slow DNS", "back-off"]
+
+
 @pytest.mark.promise("P2")
 @pytest.mark.parametrize(
     "moment",
@@ -198,71 +157,9 @@ async def test_a_drain_with_40_taken_at_concurrency_4_loses_none_and_doubles_non
 async def test_32_sigterm_ends_the_process_in_whatever_moment_it_comes(
     kafka_to_come: KafkaServer, tmp_path: Path, fault_table: FaultTable, moment: str
 ) -> None:
-    with Recorder(32, f"SIGTERM in {moment}", broker="kafka") as recorder:
-        async with before(kafka_to_come) as proxy:
-            await terminate_in(moment, kafka_to_come, proxy, tmp_path, recorder)
-        fault_table.add(recorder.check(recovery_within=1 + 2))
-
-
-async def terminate_in(moment: str, server: KafkaServer, proxy: Proxy, folder: Path, recorder: Recorder) -> None:
-    servers, environment = server.bootstrap, dict(os.environ)
-    if moment == "slow DNS":
-        servers, environment = f"broker.test:{proxy.port}", slow_resolver(folder)
-    elif moment == "black-holed connect":
-        proxy.ignore()
-    elif moment == "back-off":
-        proxy.refuse()
-    else:
-        await server.start()
-        await server.admin.create_topic("orders")
-    source = module(servers, options="probe_interval=1, connect_limit=1", grace=1)
-    async with worker(folder, source, "--log-level", "debug", environment=environment) as running:
-        if moment == "slow DNS":
-            await running.says("looking up broker.test")
-            recorder.fault("a look-up under way", proof="connected" not in running.output)
-        elif moment == "black-holed connect":
-            await until(lambda: proxy.knocking)
-            recorder.fault("an attempt without an answer", proof=proxy.knocking)
-        elif moment == "back-off":
-            await running.says("trying again until it works", times=3)
-            recorder.fault("attempts refused", proof=proxy.refuses())
-        else:
-            await running.says("connected")
-            await until_told(lambda: server.admin.members("default"))
-            recorder.fault("connections through the proxy", proof=proxy.open)
-            if moment == "refused reconnect":
-                proxy.refuse()
-                proxy.reset()
-                await running.says("refused")
-            elif moment == "black-holed session":
-                proxy.swallow()
-        recorder.mark_fault(unsettled=0)
-        running.signal()
-        _, seconds = await running.ends(within=10)
-        recorder.mark_recovered()
-        assert seconds < 1 + 2, running.output
-        assert "Traceback" not in running.output
-
-
-#: Handles on cue, so that commits and publishes are outstanding when the server is frozen.
-ON_CUE = """
-import pathlib, trio
-from runtime import Runtime
-from adapters.kafka import KafkaBroker
-
-broker = KafkaBroker("kafka://{servers}")
-app = Runtime(broker, grace=1)
-
-@broker.subscriber("orders", concurrency=20)
-async def handle(number: int) -> None:
-    print("handling", number, flush=True)
-    while not pathlib.Path("frozen").exists():
-        await trio.sleep(0.01)
-    if number % 2:
-        print("publishing", number, flush=True)
-        await broker.publish(number, "done")
-    print("handled", number, flush=True)
-"""
+    here = (place if moment in BEFORE_ANY_SERVER else behind_a_proxy)(kafka_to_come, connect_limit=1)
+    row = await processes.sigterm_in(moment, here, tmp_path, lambda: kafka_to_come.admin.members("default"))
+    fault_table.add(row)
 
 
 @pytest.mark.promise("P2")
@@ -271,21 +168,6 @@ async def test_32_sigterm_with_commits_and_publishes_outstanding_on_a_frozen_bro
 ) -> None:
     admin = kafka_process.admin
     await admin.create_topic("orders")
-    with Recorder(32, "SIGTERM on a frozen broker", broker="kafka") as recorder:
-        async with worker(tmp_path, ON_CUE.format(servers=kafka_process.bootstrap)) as running:
-            await running.says("connected")
-            await admin.add_numbers("orders", 10)
-            await running.says("handling", times=10)
-            kafka_process.freeze()
-            (tmp_path / "frozen").touch()
-            await running.says("handled", times=5)  # their commits are outstanding
-            await running.says("publishing", times=5)  # and these publishes
-            recorder.mark_fault(unsettled=0)
-            running.signal()
-            status, seconds = await running.ends(within=10)
-            recorder.mark_recovered()
-            assert (status, seconds < 1 + 2) == (3, True), running.output
-            assert "cancelling handlers.handle" in running.output
-        kafka_process.thaw()
-        recorder.fault("some were not committed", proof=await admin.lag("default", "orders") >= 5)
-        fault_table.add(recorder.check(recovery_within=1 + 2))
+    here = place(kafka_process)
+    fault_table.add(await frost.sigterm_with_acks_and_publishes_outstanding(here, tmp_path, admin.add_numbers))
+    assert await admin.lag("default", "orders") >= 5, "some were not committed"

@@ -67,8 +67,8 @@ async def survives(kafka: KafkaAdmin, topic: str, group: str, recorder: Recorder
         assert nursery.cancel_scope.cancel_called, "silence: neither handled nor raised"
 
 
-#: Tasks that are the adapter's own; those of the core have their own test, which takes no seconds.
-OWN = ("producer: end", "consumer: end")
+#: One that is the adapter's own; those of the core have their own test, which takes no seconds.
+OWN = ("consumer: end",)
 
 
 @pytest.mark.parametrize("name", [n if n in OWN else pytest.param(n, marks=[pytest.mark.soak]) for n in FATE])

@@ -22,6 +22,8 @@ NO_GROUP = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.NOT_COORDINATOR,
 )
+#: What a server says of a partition whose leader has just changed: as when it was frozen, and missed that.
+NEW_LEADER = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION)
 #: Seconds that any question may take.
 PATIENCE = 10.0
 
@@ -59,8 +61,20 @@ class KafkaAdmin:
         """By partition, the offset that the next record will have."""
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {TopicPartition(topic, number): latest for number in await self.leaders(topic)}
-        answers = await self.ask(lambda admin: [f.result(PATIENCE) for f in admin.list_offsets(asked).values()])
-        return {place.partition: answer.offset for place, answer in zip(asked, answers, strict=True)}
+        found: dict[int, int] = {}
+
+        async def is_told() -> bool:
+            try:
+                answers = await self.ask(lambda admin: [f.result(PATIENCE) for f in admin.list_offsets(asked).values()])
+            except KafkaException as error:
+                if error.args[0].code() not in NEW_LEADER:
+                    raise
+                return False
+            found.update({place.partition: answer.offset for place, answer in zip(asked, answers, strict=True)})
+            return True
+
+        await until_told(is_told)
+        return found
 
     # Groups
 

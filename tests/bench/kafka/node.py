@@ -81,7 +81,7 @@ class KafkaServer(ServerProcess):
         """It takes requests of clients only when it is a member of its cluster."""
         request = struct.pack(">hhih", 18, 0, 0, -1)  # ApiVersions, which needs no authentication
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(struct.pack(">i", len(request)) + request)
                 return bool(connection.recv(4))
         except OSError:
