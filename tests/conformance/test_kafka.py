@@ -24,6 +24,7 @@ from ..bench.kafka.node import KafkaServer, kafka_server
 from ..bench.mock_kafka import MockKafkaAdmin, mock_kafka
 from ..bench.process import free_port
 from ..bench.proxy import Proxy, open_proxy
+from .proxied import ProxiedRig
 
 
 class KafkaRig(Rig):
@@ -58,28 +59,11 @@ class KafkaRig(Rig):
 # ---- a real node -------------------------------------------------------------------------------------------------
 
 
-class RealRig(KafkaRig):
+class RealRig(KafkaRig, ProxiedRig[KafkaServer]):
     def __init__(self, server: KafkaServer, proxy: Proxy) -> None:
         super().__init__(server.bootstrap, server.admin)
         self.server = server
         self.proxy = proxy
-
-    @asynccontextmanager
-    async def outage(self) -> AsyncIterator[None]:
-        self.proxy.refuse()
-        self.proxy.reset()
-        try:
-            yield
-        finally:
-            self.proxy.forward()
-
-    @asynccontextmanager
-    async def frozen(self) -> AsyncIterator[None]:
-        self.server.freeze()
-        try:
-            yield
-        finally:
-            self.server.thaw()
 
     async def take_lease(self, delivery: Delivery) -> None:
         """Its group throws its holder out, as one that has been silent for too long."""

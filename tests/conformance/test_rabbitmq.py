@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import ClassVar, Literal, Unpack
 
 import pika
@@ -12,21 +11,18 @@ import pytest
 from adapters.rabbitmq import Exchange, Queue, RabbitBroker
 from runtime.broker import BrokerOptions
 from runtime.message import NO_HEADERS
-from runtime.testing.conformance import AdapterConformance, Rig
+from runtime.testing.conformance import AdapterConformance
 
-from ..bench.proxy import Proxy, open_proxy
+from ..bench.proxy import open_proxy
 from ..bench.rabbit import RabbitServer
+from .proxied import ProxiedRig
 
 pytestmark = pytest.mark.broker("rabbitmq")
 
 
-class RabbitRig(Rig):
+class RabbitRig(ProxiedRig[RabbitServer]):
     features = RabbitBroker.features
     connection: ClassVar[Literal["native", "aio-pika"]] = "native"
-
-    def __init__(self, server: RabbitServer, proxy: Proxy) -> None:
-        self.server = server
-        self.proxy = proxy
 
     def make_broker(self, **options: Unpack[BrokerOptions]) -> RabbitBroker:
         return RabbitBroker(f"amqp://127.0.0.1:{self.proxy.port}/", connection=self.connection, **options)
@@ -40,23 +36,6 @@ class RabbitRig(Rig):
     async def foreign_publish(self, name: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
         with self.server.vhost.channel() as channel:
             channel.basic_publish("", name, body, pika.BasicProperties(headers=dict(headers)))
-
-    @asynccontextmanager
-    async def outage(self) -> AsyncIterator[None]:
-        self.proxy.refuse()
-        self.proxy.reset()
-        try:
-            yield
-        finally:
-            self.proxy.forward()
-
-    @asynccontextmanager
-    async def frozen(self) -> AsyncIterator[None]:
-        self.server.freeze()
-        try:
-            yield
-        finally:
-            self.server.thaw()
 
 
 class TestNative(AdapterConformance):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Unpack
 
 import pytest
@@ -13,21 +12,18 @@ from adapters.redis import RedisBroker, Stream
 from runtime.broker import BrokerOptions
 from runtime.delivery import Delivery
 from runtime.message import NO_HEADERS
-from runtime.testing.conformance import AdapterConformance, Rig
+from runtime.testing.conformance import AdapterConformance
 
-from ..bench.proxy import Proxy, open_proxy
+from ..bench.proxy import open_proxy
 from ..bench.servers import RedisServer, redis_server
+from .proxied import ProxiedRig
 
 pytestmark = pytest.mark.broker
 
 
-class RedisRig(Rig):
+class RedisRig(ProxiedRig[RedisServer]):
     features = RedisBroker.features
     lease = 1.0
-
-    def __init__(self, server: RedisServer, proxy: Proxy) -> None:
-        self.server = server
-        self.proxy = proxy
 
     def make_broker(self, **options: Unpack[BrokerOptions]) -> RedisBroker:
         return RedisBroker(f"redis://127.0.0.1:{self.proxy.port}", **options)
@@ -43,23 +39,6 @@ class RedisRig(Rig):
         stream: Stream = delivery.source
         with self.server.client() as client:
             client.xclaim(stream.name, str(stream.group), "thief", 0, [delivery.receipt])
-
-    @asynccontextmanager
-    async def outage(self) -> AsyncIterator[None]:
-        self.proxy.refuse()
-        self.proxy.reset()
-        try:
-            yield
-        finally:
-            self.proxy.forward()
-
-    @asynccontextmanager
-    async def frozen(self) -> AsyncIterator[None]:
-        self.server.freeze()
-        try:
-            yield
-        finally:
-            self.server.thaw()
 
 
 @pytest.fixture(scope="module")
