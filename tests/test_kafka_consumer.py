@@ -114,6 +114,16 @@ async def test_no_commit_follows_a_revoke_or_a_loss() -> None:
     assert len(bench.client.commits) == 1
 
 
+async def test_thrown_out_of_its_group_it_is_out_until_it_is_let_in_again() -> None:
+    bench = Bench()
+    bench.assign(HERE)
+    assert not bench.consumer.is_out
+    bench.lose(HERE)
+    assert bench.consumer.is_out
+    bench.assign()  # as a spare member
+    assert not bench.consumer.is_out
+
+
 async def test_a_revoke_waits_for_what_runs_and_commits_it_and_not_longer_than_its_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -79,6 +79,9 @@ class GroupConsumer:
         self._is_incremental = incremental
         #: Written by Trio: subscriptions that are about to be added. One rebalance for all is enough.
         self.joining = 0
+        #: Written by the thread: the group has thrown it out, and has not let it in again. That may take the rest of a
+        #: session's time-out, and until then it gets nothing.
+        self.is_out = False
         # The thread's own.
         self._client: confluent_kafka.Consumer | None = None
         self._inlets: dict[str, Inlet] = {}
@@ -297,6 +300,7 @@ class GroupConsumer:
             if not begins:
                 client.incremental_assign(partitions) if self._is_incremental else client.assign(partitions)
             client.pause(paused)
+        self.is_out = False
         self.thread.report(self._listener.on_assigned, places)
 
     def _unread(self, partitions: list[TopicPartition]) -> dict[Place, Topic]:
@@ -326,6 +330,7 @@ class GroupConsumer:
 
     def _on_lost(self, client: confluent_kafka.Consumer, partitions: list[TopicPartition]) -> None:
         # They may have another owner already: no commit.
+        self.is_out = True
         self._gone({Place(p.topic, p.partition) for p in partitions})
 
     def _gone(self, places: set[Place]) -> None:

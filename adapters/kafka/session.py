@@ -160,7 +160,12 @@ class KafkaSession:
                 return f"{client.thread.name} has been stuck in a call for {since:.0f} s"
             if client.health.complaint is not None:
                 return client.health.complaint
-        return next((c for _, _, g in self._groups if (c := g.commit_complaint) is not None), None)
+        for name, _, group in self._groups:
+            if group.consumer.is_out:
+                return f"group {name!r} has thrown this consumer out, and has not let it in again yet"
+            if group.commit_complaint is not None:
+                return group.commit_complaint
+        return None
 
 
 @asynccontextmanager
