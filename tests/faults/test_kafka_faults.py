@@ -187,8 +187,11 @@ async def test_33_what_happens_to_one_broker_changes_nothing_for_another(tmp_pat
             for server in (first, second):
                 nursery.start_soon(start_with_a_topic, server)
         strikes = {"kill": lambda _: first.kill(), "freeze": lambda _: first.freeze(), "close": Runtime.stop}
-        victim, other = place(first).broker(name="victim"), place(second).broker(name="other")
-        await siblings.neighbour_of(victim, other, strikes[fate])
+        there, here = place(first), place(second)
+        await siblings.neighbour_of(there.broker(name="victim"), here.broker(name="other"), strikes[fate])
+        if fate == "freeze":
+            first.thaw()  # the victim's good-bye waits for it
+        await there.at_rest()
 
 
 async def start_with_a_topic(server: KafkaServer) -> None:
