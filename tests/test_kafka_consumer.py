@@ -116,10 +116,12 @@ async def test_no_commit_follows_a_revoke_or_a_loss() -> None:
 
 async def test_thrown_out_of_its_group_it_is_out_until_it_is_let_in_again() -> None:
     bench = Bench()
-    seen = []
-    for happens in (lambda: bench.assign(HERE), lambda: bench.lose(HERE), bench.assign):  # the last as a spare member
-        happens()
-        seen.append(bench.consumer.is_out)
+    bench.assign(HERE)
+    seen = [bench.consumer.is_out]
+    bench.lose(HERE)
+    seen.append(bench.consumer.is_out)
+    bench.assign()  # as a spare member
+    seen.append(bench.consumer.is_out)
     assert seen == [False, True, False]
 
 
