@@ -44,8 +44,9 @@ async def test_a_lost_session_with_leases_of_its_own_sends_no_settlement_for_wha
         broker.lose()
         await trio.sleep(19)
         (status,) = app.status().broker("fake").subscriptions
-        assert (broker.settlements, status.running) == ([], 2)  # delivered again, beside its lost self
-        await trio.sleep(10)
+        # Delivered again, and waiting for its lost self.
+        assert (broker.settlements, status.unsettled, status.running) == ([], 2, 1)
+        await trio.sleep(25)
         (status,) = app.status().broker("fake").subscriptions
         assert (status.lost, status.acked) == (1, 1)
     assert broker.settlements == [("a", ACK)]
