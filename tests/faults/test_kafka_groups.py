@@ -53,7 +53,7 @@ class Storm:
                     nursery.start_soon(self._come_and_go, number)
                 await trio.sleep(seconds)
                 self._over.set()
-            await until(lambda: len(self.handled) == self.published, within=30, why=self._missing)
+            await until(lambda: len(self.handled) == self.published, within=90, why=self._missing)
             await until_told(self._is_committed)
         # Who leaves in the middle of a rebalance may have to wait for it in a thread of his own.
         await until(lambda: not any(broker.left_over for broker in self.brokers), within=20)
@@ -98,7 +98,7 @@ class Storm:
 
 
 @pytest.mark.promise("P6")
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("seconds", "members"), [pytest.param(6, 4), pytest.param(60, 9, marks=[pytest.mark.soak])], ids=["short", "long"]
 )
