@@ -18,7 +18,6 @@ from typing import NamedTuple
 import pytest
 
 from runtime.cli import main
-from runtime.cli.loading import ADAPTERS
 
 from .bench.command import command
 from .bench.process import free_port
@@ -184,18 +183,6 @@ def test_run_refuses_what_should_be_written_differently_in_one_sentence(
 @pytest.mark.parametrize("words", [[], ["frobnicate"], ["--frobnicate"]], ids=str)
 def test_no_command_or_a_wrong_one_is_refused_in_one_sentence(cli: CommandLine, words: list[str]) -> None:
     assert_refused(cli(*words), "(see: runtime --help)")
-
-
-def test_run_refuses_a_broker_url_whose_adapter_does_not_exist_yet(cli: CommandLine) -> None:
-    cli.write(routers=ROUTER)
-    missing = [scheme for scheme, (module, _) in ADAPTERS.items() if importlib.util.find_spec(module) is None]
-    if not missing:
-        pytest.skip("every scheme has its adapter")
-    for scheme in missing:
-        assert_refused(
-            cli("run", "routers", "--broker", f"{scheme}://h"),
-            f"{scheme}:// has no adapter in this version of the runtime",
-        )
 
 
 @pytest.mark.parametrize(

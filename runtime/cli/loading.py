@@ -40,8 +40,6 @@ def broker_from_url(url: str) -> Broker[Any]:
     try:
         adapter = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name == module:
-            raise UsageError(f"{scheme}:// has no adapter in this version of the runtime") from None
         raise UsageError(str(error)) from None
     broker: Broker[Any] = getattr(adapter, name)(url)
     return broker
