@@ -79,6 +79,11 @@ class Settlement(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
+def rejected_headers(message: Message, reason: str, source: str) -> dict[str, str]:
+    """The headers of the copy of `message` that is set aside: its own, and why and from where. The names are pinned."""
+    return {**message.headers, "rejected-reason": reason, "rejected-from": source}
+
+
 #: The unsettled deliveries of one subscription by receipt: a live view, kept by the runtime across sessions.
 Held = Mapping[Hashable, Delivery]
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import trio
 
-from runtime.adapter import Held, Outgoing, Settlement
+from runtime.adapter import Held, Outgoing, Settlement, rejected_headers
 from runtime.delivery import Ack, Delivery, Reject, Release
 from runtime.errors import Refused, SessionLost
 from runtime.services import Services, open_services
@@ -185,12 +185,8 @@ def _set_aside(item: Settlement) -> Outgoing:
     assert isinstance(item.outcome, Reject)
     delivery = item.delivery
     place = receipt_of(delivery).lease.place
-    headers = {
-        **delivery.message.headers,
-        "rejected-reason": item.outcome.reason,
-        "rejected-from": f"{place.topic}/{delivery.source.group}",
-        "rejected-attempt": str(delivery.message.attempt),
-    }
+    headers = rejected_headers(delivery.message, item.outcome.reason, f"{place.topic}/{delivery.source.group}")
+    headers["rejected-attempt"] = str(delivery.message.attempt)
     # Sent back to its topic by a person, it begins anew.
     message = msgspec.structs.replace(delivery.message, headers=headers, attempt=1)
     return Outgoing(message, Topic(f"{place.topic}.rejected"))

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
-from runtime.adapter import Held, Outgoing, Settlement
+from runtime.adapter import Held, Outgoing, Settlement, rejected_headers
 from runtime.delivery import Ack, Delivery, Reject, Release
 from runtime.errors import SessionLost
 
@@ -55,7 +55,7 @@ class MemorySession:
                     receiver.group.put_back([entry])
             case Reject(reason):
                 message = item.delivery.message
-                headers = {**message.headers, "rejected-reason": reason, "rejected-from": str(source)}
+                headers = rejected_headers(message, reason, str(source))
                 self._server.publish(msgspec.structs.replace(message, headers=headers), f"{source.name}.rejected")
         return None
 

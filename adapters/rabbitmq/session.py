@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import trio
 
-from runtime.adapter import Held, Outgoing, Settlement
+from runtime.adapter import Held, Outgoing, Settlement, rejected_headers
 from runtime.backoff import is_hopeless
 from runtime.delivery import Ack, Delivery, Reject, Release
 from runtime.dial import Dialer
@@ -167,12 +167,8 @@ def _taken(item: Settlement) -> Taken:
 def _rejected_copy(item: Settlement) -> Outgoing:
     assert isinstance(item.outcome, Reject)
     message, queue = item.delivery.message, item.delivery.source
-    headers = {
-        **message.headers,
-        "rejected-reason": item.outcome.reason[:_MAX_REASON],
-        "rejected-from": str(queue),
-        "rejected-attempt": str(message.attempt),
-    }
+    headers = rejected_headers(message, item.outcome.reason[:_MAX_REASON], str(queue))
+    headers["rejected-attempt"] = str(message.attempt)
     return Outgoing(msgspec.structs.replace(message, headers=headers), rejected(queue))
 
 

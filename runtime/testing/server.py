@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from adapters.memory.server import Entry, Group, MemoryServer
-from runtime.adapter import Held
+from runtime.adapter import Held, rejected_headers
 from runtime.broker import Broker
 from runtime.delivery import Delivery, Outcome, Reject, Release
 from runtime.errors import SessionLost, Unroutable
@@ -173,11 +173,7 @@ class SimulatedServer:
                     lease.group.put_back([lease.entry])
                 self._wake(lease.log)
             case Reject(reason):
-                headers = {
-                    **delivery.message.headers,
-                    "rejected-reason": reason,
-                    "rejected-from": str(delivery.source),
-                }
+                headers = rejected_headers(delivery.message, reason, str(delivery.source))
                 self.append(msgspec.structs.replace(delivery.message, headers=headers), f"{lease.log}.rejected", where)
         return None
 
